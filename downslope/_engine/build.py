@@ -2,8 +2,8 @@
 
 A library is kept under a hash of everything that its code depends on: the source, the flags, the compiler, the CPU and
 torch's OpenMP runtime, which the library shares. It ends with its own SHA-256, so that a damaged one is rebuilt, never
-loaded. Folder: `$DOWNSLOPE_CACHE`, else `$XDG_CACHE_HOME/downslope`, else `~/.cache/downslope`; if it cannot be written,
-a temporary one for this process.
+loaded. Folder: `$DOWNSLOPE_CACHE`, else `$XDG_CACHE_HOME/downslope`, else `~/.cache/downslope`; if that cannot be
+written, a temporary one for this process.
 """
 
 from __future__ import annotations
