@@ -1,4 +1,4 @@
-"""Arithmetic on hyperparameters: the same formula for a float, a 0-d tensor and a torch.fx proxy.
+"""Arithmetic on hyperparameters: the same formula for a float, a 0-d tensor and a symbol.
 
 A hyperparameter is a plain number in the reference executor and a kernel argument in the others, so the maths of a
 method may not use `if`, `max` or `math.sqrt` on it. These functions serve all three.
@@ -12,21 +12,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx
 
 __all__ = ["cos", "exp", "log", "maximum", "minimum", "sqrt", "where"]
 
-Scalar = Any  # float | Tensor | fx.Proxy
+Scalar = Any  # float | Tensor | Symbol
 
 
 def _traceable(function: Callable[..., Scalar]) -> Callable[..., Scalar]:
-    """Called with a proxy, put one node that calls `function` into the graph."""
+    """Called with a symbol, put the operation into its graph."""
 
     @functools.wraps(function)
     def wrapper(*args: Scalar) -> Scalar:
         for each in args:
-            if isinstance(each, fx.Proxy):
-                return each.tracer.create_proxy("call_function", wrapper, args, {})
+            if hasattr(type(each), "traced"):
+                return each.traced(function.__name__, args)
         return function(*args)
 
     return wrapper

@@ -28,21 +28,26 @@ from downslope._core.signals import Signals
 from downslope._core.state_dict import load_state
 from downslope._core.transform import GlobalTransform, Transform
 from downslope._engine.manifest import Manifest, row
-from downslope._engine.reference import Context, Item, run
+from downslope._engine.native import Native, unavailable
+from downslope._engine.reference import Context, Item, step
 
 __all__ = ["Optimizer", "Options"]
+
+EXECUTIONS = ("auto", "native", "reference")
 
 
 class Options(TypedDict, total=False):
     """Keywords that every optimizer takes.
 
     maximize: climb instead of descend (default False).
-    execution: `"auto"` or `"reference"` (eager PyTorch, one parameter at a time; what auto picks today).
+    execution: `"native"` (kernels emitted for the CPU; what cannot be emitted runs as reference), `"reference"` (eager
+        PyTorch, one parameter at a time) or `"auto"` (native where there is a C++ compiler; the default). The manifest
+        says what runs each parameter.
     seed: of methods that draw random numbers (default 0); a draw depends on it, the step and the parameter's name.
     """
 
     maximize: bool
-    execution: Literal["auto", "reference"]
+    execution: Literal["auto", "native", "reference"]
     seed: int
 
 
@@ -79,21 +84,24 @@ class Optimizer(torch.optim.Optimizer):
         lr: Any = 1e-3,
         tied: tuple[str, ...] = (),
         maximize: bool = False,
-        execution: Literal["auto", "reference"] = "auto",
+        execution: Literal["auto", "native", "reference"] = "auto",
         seed: int = 0,
     ) -> None:
         owner = type(self).__name__
         if not isinstance(rule, Transform):
             refuse(owner, "rule", "a transform, such as ds.chain(ds.ScaleByAdam())", rule)
-        if execution not in ("auto", "reference"):
-            refuse(owner, "execution", "'auto' or 'reference'", execution)
+        if execution not in EXECUTIONS:
+            refuse(owner, "execution", f"one of {', '.join(map(repr, EXECUTIONS))}", execution)
         if not isinstance(maximize, bool):
             refuse(owner, "maximize", "True or False", maximize)
         rule = with_step(rule)
         check_order(owner, rule)
         self._plan: Node = bind(rule, tied)
         self._signals = Signals(self._plan)
-        self._lr, self._maximize, self._execution, self.seed = lr, maximize, execution, int(seed)
+        if execution == "native" and (reason := unavailable()):
+            refuse(owner, "execution", "'auto' or 'reference' on this machine", execution, reason)
+        self._native = Native() if execution != "reference" and not unavailable() else None
+        self._lr, self._maximize, self.seed = lr, maximize, int(seed)
         self._model_roles = roles(bare_model(params)) if isinstance(params, nn.Module) else {}
         self._info: dict[Tensor, ParamInfo] = {}
         self._routes: list[Route] = []
@@ -216,19 +224,21 @@ class Optimizer(torch.optim.Optimizer):
             ArgumentError: when a gradient or a signal cannot be taken; no parameter has moved then.
         """
         returned = self._signals.collect(self, closure, loss)
-        self._refuse_sparse()
         self._scheduled.apply(type(self).__name__, self.param_groups, self.steps)
-        shared = self._shared()
-        shared["optimizer"]["steps"] += 1
-        max_lr = max(group["lr"] for group in self.param_groups)
-        context = Context(shared, shared["optimizer"]["steps"], max_lr, self._peers)
-        items = self._items()  # made one after the other where the rule allows, as each holds copies of its parameter
-        for batch in [list(items)] if self._plan.is_global else ([item] for item in items):
-            run(self._plan, batch, context)
-            for item in batch:
-                item.finish()
+        sign, max_lr = -1.0 if self._maximize else 1.0, max(group["lr"] for group in self.param_groups)
+        if self._native is None or not self._native.again(self.param_groups, self.state, sign, max_lr):
+            self._refuse_sparse()
+            context = Context(self.state, self._shared(), self.steps + 1, max_lr, self._peers)
+            self._walk(context)
+        self._shared()["optimizer"]["steps"] += 1
         self._signals.clear()
         return returned
+
+    def _walk(self, context: Context) -> None:
+        if self._native is not None:
+            self._native.step(self._plan, self.param_groups, self._items(), context)
+        else:
+            step(self._plan, self._items(), context)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch; also forgets the loss and the curvature of a step that was not taken."""
@@ -292,11 +302,24 @@ class Optimizer(torch.optim.Optimizer):
     def manifest(self) -> Manifest:
         """Which parameter got which rule and why, with its effective hyperparameters and the bytes of its state."""
         rows = [
-            row(self._plan, route, index, i, group, p, self.info(p), self.state.get(p, {}))
+            row(
+                self._plan,
+                route,
+                index,
+                i,
+                group,
+                p,
+                self.info(p),
+                self.state.get(p, {}),
+                self._executor(route, group, p),
+            )
             for index, (group, route) in enumerate(zip(self.param_groups, self._routes, strict=True))
             for i, p in enumerate(group["params"])
         ]
         return Manifest(type(self).__name__, tuple(rows))
+
+    def _executor(self, route: Route, group: dict[str, Any], p: Tensor) -> str:
+        return "reference" if self._native is None else self._native.executor(self._plan, route, group, p)
 
     def state_bytes(self) -> int:
         """Bytes of state kept for all parameters now (state is made at a parameter's first step)."""
@@ -383,9 +406,9 @@ class Optimizer(torch.optim.Optimizer):
         own = (
             "_plan",
             "_signals",
+            "_native",
             "_lr",
             "_maximize",
-            "_execution",
             "seed",
             "_model_roles",
             "_info",

@@ -41,6 +41,7 @@ def row(
     p: Tensor,
     info: ParamInfo,
     state: Mapping[str, Any],
+    executor: str,
 ) -> Row:
     """The row of one parameter."""
     decays = (
@@ -57,7 +58,7 @@ def row(
         lr=float(group["lr"]),
         weight_decay=sum(float(group[key]) for key in decays),
         state_bytes=sum(v.numel() * v.element_size() for v in state.values() if isinstance(v, Tensor)),
-        executor="reference",
+        executor=executor,
     )
 
 

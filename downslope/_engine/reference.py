@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import operator
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,27 +19,45 @@ from downslope._core.plan import Node
 from downslope._core.roles import ParamInfo
 from downslope._core.transform import GlobalTransform, Projector
 
-__all__ = ["Context", "Item", "run", "seeded"]
+if TYPE_CHECKING:
+    from downslope._engine.native import Native
+
+__all__ = ["Context", "Item", "run", "seeded", "step"]
 
 Shared = dict[str, dict[str, Any]]
 
 
-@dataclass
 class Item:
-    """One parameter on its way through the rule."""
+    """One parameter on its way through the rule.
 
-    parameter: Tensor
-    info: ParamInfo
-    group: dict[str, Any]
-    route: tuple[str, ...]
-    p: Tensor
-    grad: Tensor
-    u: Tensor
-    step: int
-    state: dict[str, Any]
-    seed: int = 0
-    signals: dict[str, Any] = field(default_factory=dict)
-    incoming: Tensor | None = None
+    `p` and `grad` are in computing precision (float32 at least, complex as real), made when they are first read, from
+    what is stored: `stored_p` and `stored_grad`, with `sign` -1 where the objective is maximised. `u` is the running
+    update; what another executor has put off (`deferred`) is run when `u` is read.
+    """
+
+    def __init__(
+        self,
+        parameter: Tensor,
+        info: ParamInfo,
+        group: dict[str, Any],
+        route: tuple[str, ...],
+        state: dict[str, Any],
+        *,
+        stored_p: Tensor,
+        stored_grad: Tensor,
+        sign: float = 1.0,
+        step: int,
+        seed: int = 0,
+        signals: dict[str, Any] | None = None,
+        u: Tensor | None = None,
+    ) -> None:
+        self.parameter, self.info, self.group, self.route, self.state = parameter, info, group, route, state
+        self.stored_p, self.stored_grad, self.sign = stored_p, stored_grad, sign
+        self.step, self.seed, self.signals = step, seed, {} if signals is None else signals
+        self.incoming: Tensor | None = None
+        self.made = u
+        self.deferred: list[Any] = []
+        self.settle: Callable[[list[Item]], None] | None = None
 
     @classmethod
     def of(
@@ -51,13 +71,68 @@ class Item:
         seed: int,
         signals: dict[str, Any],
     ) -> Item:
-        """The item of a parameter that has a gradient, in computing precision: float32 at least, complex as real."""
+        """The item of a parameter that has a gradient."""
         assert parameter.grad is not None
-        grad = _computing(parameter.grad)
-        grad = grad if sign > 0 else -grad
-        step = state.get("step", 0) + 1
         signals = {k: _computing(v) if isinstance(v, Tensor) else v for k, v in signals.items()}
-        return cls(parameter, info, group, route, _computing(parameter), grad, grad, step, state, seed, signals)
+        stored_p, stored_grad = _real(parameter.detach()), _real(parameter.grad.detach())
+        step = state.get("step", 0) + 1
+        return cls(
+            parameter,
+            info,
+            group,
+            route,
+            state,
+            stored_p=stored_p,
+            stored_grad=stored_grad,
+            sign=sign,
+            step=step,
+            seed=seed,
+            signals=signals,
+        )
+
+    @functools.cached_property
+    def p(self) -> Tensor:
+        """The parameter before the step."""
+        return _computing(self.stored_p)
+
+    @functools.cached_property
+    def grad(self) -> Tensor:
+        """The gradient, with its sign."""
+        grad = _computing(self.stored_grad)
+        return grad if self.sign > 0 else -grad
+
+    @property
+    def u(self) -> Tensor:
+        """The running update, which starts as the gradient."""
+        if self.deferred:
+            assert self.settle is not None
+            self.settle([self])
+        return self.grad if self.made is None else self.made
+
+    @u.setter
+    def u(self, u: Tensor) -> None:
+        self.made, self.deferred = u, []
+
+    @property
+    def from_gradient(self) -> bool:
+        """Whether no update has been made from the gradient yet, though some may have been put off."""
+        return self.made is None
+
+    def with_step(self, step: int) -> Item:
+        """The same item with another count of steps."""
+        other = copy.copy(self)
+        other.step, other.deferred = step, list(self.deferred)
+        return other
+
+    def with_update(self, u: Tensor) -> Item:
+        """The same item with another update."""
+        other = copy.copy(self)
+        other.u = u
+        return other
+
+    def follow(self, other: Item) -> None:
+        """Take over what has become of the update of another view of this item."""
+        self.made, self.deferred = other.made, other.deferred
 
     def finish(self) -> None:
         """Write the new parameter and count the step."""
@@ -69,17 +144,30 @@ class Item:
 class Context:
     """What all parameters share in one step."""
 
+    state: Mapping[Any, Any]
     shared: Shared
     step: int
     max_lr: float
     peers: Callable[[tuple[str, ...]], tuple[ParamInfo, ...]]
     visible: SimpleNamespace | None = None
+    native: Native | None = None
 
 
 def seeded(seed: int, step: int, info: ParamInfo, device: torch.device) -> torch.Generator:
     """A generator that depends on seed, step and the parameter's name (its shape, where it has none) alone."""
     key = zlib.crc32(f"{seed}/{step}/{info.label}".encode())
     return torch.Generator(device=device).manual_seed(key)
+
+
+def step(plan: Node, items: Iterable[Item], context: Context) -> None:
+    """Take the items through the whole rule and write the new parameters.
+
+    Where the rule allows, items are made and done with one after the other, as each holds copies of its parameter.
+    """
+    for batch in [list(items)] if plan.is_global else ([item] for item in items):
+        run(plan, batch, context)
+        for item in batch:
+            item.finish()
 
 
 def run(node: Node, items: list[Item], context: Context) -> None:
@@ -113,18 +201,21 @@ def run(node: Node, items: list[Item], context: Context) -> None:
             _apply(node, item, context)
 
 
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
 def _computing(x: Tensor) -> Tensor:
-    x = x.detach()
-    x = torch.view_as_real(x) if x.is_complex() else x
+    x = _real(x.detach())
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _counted(node: Node, items: list[Item], steps: list[int], context: Context) -> None:
     """Run a rule that does not see every step, with its own count of steps as `h.step`."""
-    own = [replace(item, step=step) for item, step in zip(items, steps, strict=True)]
+    own = [item.with_step(step) for item, step in zip(items, steps, strict=True)]
     run(node, own, context)
     for item, done in zip(items, own, strict=True):
-        item.u = done.u
+        item.follow(done)
 
 
 def hyper(node: Node, item: Item, context: Context, step: int | None = None) -> SimpleNamespace:
@@ -148,16 +239,20 @@ def hyper(node: Node, item: Item, context: Context, step: int | None = None) -> 
     return h
 
 
-def slots(node: Node, item: Item) -> SimpleNamespace:
-    """The state of a leaf for one parameter, created at its first use."""
-    t = node.for_group(item.group)
-    view = SimpleNamespace()
-    for slot in t.kept():
+def stored(node: Node, item: Item) -> dict[str, Tensor]:
+    """The state of a leaf for one parameter as it is stored, by slot, created at its first use."""
+    found = {}
+    for slot in node.for_group(item.group).kept():
         key = node.slots[slot.name]
         if key not in item.state:
             item.state[key] = slot.initial(node.settled(item.group), item.p)
-        setattr(view, slot.name, item.state[key])
-    return view
+        found[slot.name] = item.state[key]
+    return found
+
+
+def slots(node: Node, item: Item) -> SimpleNamespace:
+    """The state of a leaf for one parameter, as its maths reads it."""
+    return SimpleNamespace(**stored(node, item))
 
 
 def _store(node: Node, item: Item, changes: Any) -> None:
@@ -177,6 +272,8 @@ def _memory(x: Any) -> int:
 
 
 def _apply(node: Node, item: Item, context: Context) -> None:
+    if context.native is not None and context.native.defer(node, item, context):
+        return
     t = node.for_group(item.group)
     item.u, changes = t.update(item.u, item.p, slots(node, item), hyper(node, item, context))
     _store(node, item, changes)
@@ -203,15 +300,21 @@ def measured(node: Node, items: list[Item], context: Context) -> dict[str, Any]:
     """The sums of what a global transform measures on every parameter, in float64."""
     outer, context.visible = context.visible, shared_values(node, items, context)
     sums: dict[str, Any] = {}
-    for item in items:
-        t = node.for_group(item.group)
-        values, changes = t.measure(item.u, item.p, slots(node, item), hyper(node, item, context))
-        _store(node, item, changes)
+    reduce = node.for_group(items[0].group).reduce
+    emitted = context.native.measure(node, items, context) if context.native is not None else None
+    for values in emitted or [_measure(node, item, context) for item in items]:
         for name, value in values.items():
-            reduce = max if t.reduce.get(name) == "max" else operator.add
-            sums[name] = reduce(sums[name], float(value)) if name in sums else float(value)
+            combine = max if reduce.get(name) == "max" else operator.add
+            sums[name] = combine(sums[name], float(value)) if name in sums else float(value)
     context.visible = outer
     return sums
+
+
+def _measure(node: Node, item: Item, context: Context) -> dict[str, Any]:
+    t = node.for_group(item.group)
+    values, changes = t.measure(item.u, item.p, slots(node, item), hyper(node, item, context))
+    _store(node, item, changes)
+    return dict(values)
 
 
 def combined(node: Node, items: list[Item], context: Context, sums: dict[str, Any]) -> None:
@@ -233,18 +336,19 @@ def _refresh(node: Node, item: Item, context: Context) -> tuple[Projector, Simpl
 def _inside(item: Item, projector: Projector, basis: Any, step: int | None = None) -> Item:
     """The item as the inner rule of a subspace sees it."""
     u = projector.down(item.u, basis)
+    from_gradient = item.from_gradient
     return Item(
         item.parameter,
         item.info,
         item.group,
         item.route,
-        p=projector.down(item.p, basis),
-        grad=u if item.grad is item.u else projector.down(item.grad, basis),
-        u=u,
+        item.state,
+        stored_p=projector.down(item.p, basis),
+        stored_grad=u if from_gradient else projector.down(item.grad, basis),
         step=item.step if step is None else step,
-        state=item.state,
         seed=item.seed,
         signals=item.signals,
+        u=None if from_gradient else u,
     )
 
 
@@ -280,7 +384,7 @@ def _split(node: Node, items: list[Item], context: Context) -> None:
                 item.state[counter] = 0
             item.state[counter] += 1
         low = _inside(item, projector, basis, item.state.get(counter))
-        rest = replace(item, u=item.u - projector.up(low.u, basis, item.p))
+        rest = item.with_update(item.u - projector.up(low.u, basis, item.p))
         projected.append((item, low, rest, projector, basis))
     run(stateful, [*(low for _, low, _, _, _ in projected), *plain], context)
     run(stateless, [rest for _, _, rest, _, _ in projected], context)

@@ -31,10 +31,10 @@ def remove_radial(u: Tensor, g: Tensor, p: Tensor, delta: Scalar, eps: Scalar) -
     """
     if p.ndim < 2:
         return u, torch.zeros((), dtype=torch.bool, device=p.device)
-    by_row = _orthogonal(g, p, len(p), delta, eps)
+    by_row = _orthogonal(g, p, p.shape[0], delta, eps)
     as_whole = _orthogonal(g, p, 1, delta, eps)
     invariant = by_row | as_whole
-    tangential = torch.where(by_row, _tangential(u, p, len(p), eps), _tangential(u, p, 1, eps))
+    tangential = torch.where(by_row, _tangential(u, p, p.shape[0], eps), _tangential(u, p, 1, eps))
     return torch.where(invariant, tangential, u), invariant
 
 

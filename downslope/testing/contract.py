@@ -19,11 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from downslope._core import GlobalTransform, Optimizer
-from downslope._core.combinators import Combinator
-from downslope._engine.reference import Context, Item
-from downslope._engine.reference import hyper as hyper_of
-from downslope._engine.trace import run_traced, trace
+from downslope._core import Optimizer
+from downslope._engine.native import leaf_of
+from downslope._engine.program import fuse
 from downslope.testing.problems import PROBLEMS, Problem
 from downslope.testing.tolerances import close
 
@@ -283,62 +281,29 @@ def manifest_tells_all(case: Case) -> None:
 
 
 def maths_is_traceable(case: Case) -> None:
-    """Every element transform traces, and its graph gives what the eager update gives."""
-    model, opt = _train(case, 2)
-    for node in opt._plan.leaves():
-        t = node.transform
-        if t.scope != "element" or isinstance(t, Combinator | GlobalTransform):
-            continue
-        for group, route in zip(opt.param_groups, opt._routes, strict=True):
-            if route in node.routes:
-                _compare_trace(opt, node, group, route)
-                break
+    """A kernel can be emitted for every element transform."""
+    _, opt = _train(case, 0)
+    for group, route in zip(opt.param_groups, opt._routes, strict=True):
+        for node in opt._plan.on(route):
+            if node.transform.scope != "element":
+                continue
+            for signals in {(), tuple(node.transform.needs)}:
+                if signals or "previous_gradient" not in node.transform.needs:
+                    fuse((leaf_of(node, group, signals),), 2, from_gradient=True, finishing=True, negated=False)
 
 
-def _compare_trace(opt: Optimizer, node: Any, group: dict[str, Any], route: Any) -> None:
-    t = node.for_group(group)
-    p = group["params"][0].detach()
-    rng = torch.Generator().manual_seed(0)
-
-    def draw() -> Tensor:
-        return torch.randn(p.shape, generator=rng, dtype=p.dtype)
-
-    present = tuple(need for need in ("curvature", "previous_gradient") if need in t.needs)
-    for signals in {(), present}:
-        if "previous_gradient" in present and not signals:
-            continue
-        traced = trace(t, signals)
-        for step in (1, 2, 7):
-            u, grad = draw(), draw()
-            state = {s.name: s.initial(t, p) + (draw().abs() if s.shape == "param" else 0.0) for s in t.kept()}
-            item = Item(p, opt.info(group["params"][0]), group, route, p, grad, u, step, {})
-            item.signals = {"curvature": None, "previous_gradient": None, "loss": None}
-            item.signals |= {s: draw().abs() for s in signals}
-            h = hyper_of(node, item, Context({}, step, group["lr"], lambda _: ()))
-            h.shared = _AnyShared()
-            eager, changes = t.update(u, p, _namespace(state), h)
-            given = {
-                "shared": h.shared,
-                "lr": h.lr,
-                "initial_lr": h.initial_lr,
-                "max_lr": h.max_lr,
-                "step": step,
-                "grad": grad,
-            }
-            values = run_traced(traced, t, u, p, state, **given, **{s: item.signals[s] for s in signals})
-            for name, value in {"u": eager, **changes}.items():
-                close(values[name], value, f"{type(t).__name__}: traced {name}")
+def executors_agree(case: Case) -> None:
+    """The native executor does what the reference does over 50 steps, in float64 and in float32."""
+    for dtype, steps in ((torch.float64, 50), (torch.float32, 10)):
+        native, opt = _train(case, steps, dtype=dtype)
+        reference, _ = _train(replace(case, make=lambda params: _referring(case.make(params))), steps, dtype=dtype)
+        assert opt._native is not None, "there is no compiler here"
+        _same(native, reference, f"native and reference in {str(dtype).removeprefix('torch.')}")
 
 
-class _AnyShared:
-    """Shared values for rules that read those of another transform: any name, one number."""
-
-    def __getattr__(self, name: str) -> float:
-        return 0.5
-
-
-def _namespace(values: dict[str, Any]) -> Any:
-    return type("State", (), values)
+def _referring(opt: Optimizer) -> Optimizer:
+    opt._native = None
+    return opt
 
 
 def converges(case: Case) -> None:
@@ -375,6 +340,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     maximize_is_the_negated_objective,
     manifest_tells_all,
     maths_is_traceable,
+    executors_agree,
     converges,
     zero_gradients_are_harmless,
 )

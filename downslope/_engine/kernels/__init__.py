@@ -7,7 +7,7 @@ from importlib import resources
 
 __all__ = ["runtime"]
 
-_PARTS = ("maths.h", "staging.h")
+_PARTS = ("maths.h", "staging.h", "job.h")
 
 
 @functools.cache

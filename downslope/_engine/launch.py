@@ -1,0 +1,284 @@
+"""Launches: a kernel with the tables of pointers and numbers that it is called with."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from downslope._engine.program import Program
+from downslope._engine.reference import Item
+
+__all__ = ["TAGS", "Launch", "Repeat", "computing", "function"]
+
+TAGS = {torch.float32: "ds::f32", torch.float64: "ds::f64", torch.bfloat16: "ds::bf16", torch.float16: "ds::f16"}
+_TABLES = ("numel", "rows", "set", "data", "layout", "args", "measured")
+_pointer = Tensor.data_ptr
+_contiguous = Tensor.is_contiguous
+_grad = operator.attrgetter("grad")
+_dtype = operator.attrgetter("dtype")
+
+
+class _Job(ctypes.Structure):
+    """As in kernels/job.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("n_tensors", "n_sets", "threads")),
+        *((name, ctypes.c_void_p) for name in _TABLES),
+    )
+
+
+def function(library: ctypes.CDLL) -> Any:
+    """The entry of a kernel."""
+    entry = library.downslope_step
+    entry.argtypes, entry.restype = [ctypes.POINTER(_Job)], ctypes.c_int
+    return entry
+
+
+def computing(p: Tensor) -> torch.dtype:
+    """The dtype that the step of a parameter is computed in."""
+    return torch.float64 if p.dtype == torch.float64 else torch.float32
+
+
+def call(entry: Any, job: _Job, written: list[Tensor]) -> None:
+    """Call a kernel, and tell autograd which tensors it has written."""
+    job.threads = torch.get_num_threads()
+    if entry(ctypes.byref(job)):
+        raise MemoryError("a kernel could not get the memory for its sums.")
+    torch.autograd.graph.increment_version(written)
+
+
+class Launch:
+    """A kernel with the parameters that it is to take."""
+
+    def __init__(self, program: Program, items: Sequence[Item]) -> None:
+        self.program, self.items = program, items
+        self.function: Any = None
+        self.compute = computing(items[0].stored_p)
+        streams = {name: self._column(name) for name in program.streams}
+        self.storage = tuple(
+            (name, TAGS[column[0].dtype]) for name, column in streams.items() if column[0].dtype != self.compute
+        )
+        self.columns = streams | {key: [item.state[key] for item in items] for key in program.scalars}
+        self.data = np.array([list(map(_pointer, column)) for column in self.columns.values()], np.int64).T.copy()
+        self.numel = np.array([item.stored_p.numel() for item in items], np.int64)
+        self.rows = np.array([len(p) if p.ndim else 1 for p in (item.stored_p for item in items)], np.int64)
+        self.measured = np.zeros((len(items), max(len(program.measured), 1)))
+        self._lay_out(list(streams.values()))
+        self._sort_sets()
+        tables = (getattr(self, name).ctypes.data for name in _TABLES)
+        self.job = _Job(len(items), len(self.args), 1, *tables)
+        outputs = {*program.stores, *([] if program.update is None else [program.into])}
+        self.written = [item.parameter for item in items] if "p" in outputs else []
+
+    def run(self) -> None:
+        """Call the kernel."""
+        call(self.function, self.job, self.written)
+
+    def _column(self, name: str) -> list[Tensor]:
+        if name == "p":
+            return [item.stored_p for item in self.items]
+        if name == "grad":
+            return [item.stored_grad for item in self.items]
+        if name == "u":
+            return [_apart(item) for item in self.items]
+        if name == "out":
+            return [torch.empty_like(item.stored_p, dtype=self.compute) for item in self.items]
+        if name.startswith("signal."):
+            return [item.signals[name.removeprefix("signal.")] for item in self.items]
+        return [item.state[name] for item in self.items]
+
+    def _lay_out(self, columns: list[list[Tensor]]) -> None:
+        """Layouts for the tensors whose elements do not lie in the order of the others."""
+        self.layouts: list[np.ndarray[Any, Any]] = []
+        self.layout = np.zeros(self.data.shape, np.int64)
+        by_rows = any(v.op == "size" and v.args[0] != "numel" for v in self.program.graph.values())
+        for i, row in enumerate(zip(*columns, strict=True)):
+            if all(map(_contiguous, row)):
+                continue
+            alike = all(x.stride() == row[0].stride() for x in row)
+            if alike and not by_rows and torch.ops.aten.is_non_overlapping_and_dense(row[0]):
+                continue
+            for j, x in enumerate(row):
+                if not x.is_contiguous():
+                    self.layouts.append(np.array([x.ndim, *x.shape, *x.stride()], np.int64))
+                    self.layout[i, j] = self.layouts[-1].ctypes.data
+
+    def _sort_sets(self) -> None:
+        """Sets of hyperparameters: one for every group, step and set of shared values."""
+        known: dict[Any, int] = {}
+        self.of_set: list[Item] = []
+        self.set = np.empty(len(self.items), np.int64)
+        for i, item in enumerate(self.items):
+            key = (id(item.group), *((d.step, id(d.shared)) for d in item.deferred))
+            if key not in known:
+                known[key] = len(known)
+                self.of_set.append(item)
+            self.set[i] = known[key]
+        numbers = [[_number(source, item) for source in self.program.arguments] for item in self.of_set]
+        self.args = np.array(numbers, np.float64).reshape(len(numbers), -1)
+
+
+def _apart(item: Item) -> Tensor:
+    """The update made so far, in memory that is not the parameter's, as the kernel writes that one."""
+    u = item.made
+    assert u is not None
+    return u.clone() if u.untyped_storage().data_ptr() == item.stored_p.untyped_storage().data_ptr() else u
+
+
+def _number(source: tuple[Any, ...], item: Item) -> float:
+    kind = source[0]
+    if kind == "step":
+        return float(item.deferred[source[1]].step)
+    if kind == "shared":
+        return float(getattr(item.deferred[source[1]].shared, source[2]))
+    if kind == "loss":
+        return float(item.signals["loss"])
+    return setting(source, item.group, item.deferred[0].max_lr)
+
+
+def setting(source: tuple[Any, ...], group: dict[str, Any], max_lr: float) -> float:
+    """An argument that stands in a param group."""
+    if source[0] == "hyper":
+        value = group[source[1]]
+        return float(value if source[2] is None else value[source[2]])
+    return float({"lr": group["lr"], "initial_lr": group["base_lr"], "max_lr": max_lr}[source[0]])
+
+
+class Repeat:
+    """The launches of a step, to be run again with new gradients and hyperparameters.
+
+    What a program may do to an optimizer between two steps is looked at first: other parameters, gradients, state,
+    steps or structure than before, or tensors that have moved; then the step takes the long way.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], state: Mapping[Any, Any], launches: Sequence[Launch]) -> None:
+        items = [item for launch in launches for item in launch.items]
+        self.groups, self.members = list(groups), [list(group["params"]) for group in groups]
+        self.params, self.states = [item.parameter for item in items], [item.state for item in items]
+        self.steps, self.sign = [item.step for item in items], items[0].sign
+        starts = itertools.accumulate((len(launch.items) for launch in launches), initial=0)
+        self.launches = [_Again(launch, start) for launch, start in zip(launches, starts, strict=False)]
+        self.dtypes, self.kept = [item.stored_grad.dtype for item in items], list(state.values())
+        self.form = self._form()
+
+    @classmethod
+    def of(
+        cls, groups: Sequence[dict[str, Any]], state: Mapping[Any, Any], launches: Sequence[Launch]
+    ) -> Repeat | None:
+        """The launches of a step, if they depend on nothing but what is looked at."""
+        for launch in launches:
+            first = launch.items[0]
+            needs = any(d.leaf.transform.needs for d in first.deferred)
+            shared = any(source[0] == "shared" for source in launch.program.arguments)
+            views = any(item.parameter.is_complex() for item in launch.items)
+            if launch.layouts or needs or shared or views or not first.from_gradient:
+                return None
+        return cls(groups, state, launches) if launches else None
+
+    def run(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], sign: float, max_lr: float) -> bool:
+        """Run the launches again; False, with nothing done, if something has changed."""
+        grads: list[Any] = list(map(_grad, self.params))
+        if not (sign == self.sign and self._same_members(groups, state) and self._same_tensors(grads)):
+            return False
+        try:
+            fresh = self._form() == self.form and all(
+                [launch.renew(self.params, grads, self.states, self.steps, max_lr) for launch in self.launches]
+            )
+        except (KeyError, TypeError, IndexError):  # a hyperparameter or a state is no longer what it was
+            return False
+        if not fresh:
+            return False
+        for launch in self.launches:
+            launch.run()
+        self.steps = [step + 1 for step in self.steps]
+        for each, step in zip(self.states, self.steps, strict=True):
+            each["step"] = step
+        return True
+
+    def _same_members(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any]) -> bool:
+        return (
+            len(groups) == len(self.groups)
+            and all(map(operator.is_, groups, self.groups))
+            and all(len(group["params"]) == len(own) for group, own in zip(groups, self.members, strict=True))
+            and all(
+                all(map(operator.is_, group["params"], own)) for group, own in zip(groups, self.members, strict=True)
+            )
+            and len(state) == len(self.kept)
+            and all(map(operator.is_, state.values(), self.kept))
+            and [each.get("step") for each in self.states] == self.steps
+        )
+
+    def _same_tensors(self, grads: list[Any]) -> bool:
+        return (
+            all(g is not None for g in grads)
+            and list(map(_dtype, grads)) == self.dtypes
+            and all(map(_contiguous, grads))
+        )
+
+    def _form(self) -> list[Any]:
+        """What decides the form of the maths: structure, and which hyperparameters there are."""
+        return [launch.form() for launch in self.launches]
+
+
+class _Again:
+    """A launch without the tensors that belong to one step alone."""
+
+    def __init__(self, launch: Launch, start: int) -> None:
+        self.launch_tables = [getattr(launch, name) for name in _TABLES]  # the job points into them
+        self.function, self.job, self.sources = launch.function, launch.job, launch.program.arguments
+        self.data, self.args = launch.data, launch.args
+        self.part = slice(start, start + len(launch.items))
+        self.known = {name: list(map(_pointer, column)) for name, column in launch.columns.items()}
+        self.sets = [(item.group, self._at(launch, item, start)) for item in launch.of_set]
+        self.leaves = [d.leaf for d in launch.items[0].deferred]
+        self.written = launch.written
+
+    @staticmethod
+    def _at(launch: Launch, item: Item, start: int) -> int:
+        return start + next(i for i, each in enumerate(launch.items) if each is item)
+
+    def form(self) -> list[Any]:
+        """The values of structure, and for live hyperparameters whether they are None, a number or how many."""
+        found: list[Any] = []
+        for group, _ in self.sets:
+            for leaf in self.leaves:
+                hyper = leaf.node.hyper
+                found += [group[hyper[name]] for name in leaf.transform.structure()]
+                for value in (group[hyper[name]] for name in leaf.transform.live()):
+                    found.append(None if value is None else len(value) if isinstance(value, tuple | list) else 0)
+        return found
+
+    def renew(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[dict[str, Any]],
+        steps: list[int],
+        max_lr: float,
+    ) -> bool:
+        """Put new gradients and numbers into the tables; False if a parameter or a state has moved."""
+        for j, (name, known) in enumerate(self.known.items()):
+            if name == "grad":
+                tensors = grads[self.part]
+            else:
+                tensors = params[self.part] if name == "p" else [s[name] for s in states[self.part]]
+            now = list(map(_pointer, tensors))
+            if now != known:
+                if name != "grad":
+                    return False
+                self.data[:, j], self.known[name] = now, now
+        for k, (group, at) in enumerate(self.sets):
+            step = float(steps[at] + 1)
+            self.args[k] = [step if s[0] == "step" else setting(s, group, max_lr) for s in self.sources] or 0.0
+        return True
+
+    def run(self) -> None:
+        """Call the kernel."""
+        call(self.function, self.job, self.written)

@@ -1,0 +1,247 @@
+"""The native executor: runs of traceable transforms as one emitted kernel for all parameters.
+
+The reference executor walks through the rule; where it would apply a transform that can be emitted, the transform is
+put off instead, and what has been put off is run as one kernel when somebody asks for the update, or at the end of the
+step. What cannot be emitted runs in the reference executor, on the same items. A step in which everything was put off
+to its end is remembered: the next one like it goes straight to the kernels.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from downslope._core.combinators import Every
+from downslope._core.plan import Node, Route
+from downslope._engine.build import BuildError, load
+from downslope._engine.emit import emit
+from downslope._engine.expr import TraceError
+from downslope._engine.kernels import runtime
+from downslope._engine.launch import TAGS, Launch, Repeat, computing, function
+from downslope._engine.program import Leaf, Program, fuse
+from downslope._engine.reference import Context, Item, run, stored
+
+__all__ = ["Native", "leaf_of", "unavailable"]
+
+_log = logging.getLogger("downslope")
+_PROBE = """
+extern "C" int probe() {
+  int n = 0;
+  #pragma omp parallel for reduction(+: n)
+  for (int i = 0; i < 4; ++i) n += i;
+  return n;
+}
+"""
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why kernels cannot be built here, or None; said once in the log."""
+    try:
+        assert load(_PROBE).probe() == 6
+    except BuildError as error:
+        _log.warning("downslope runs without its own kernels, several times slower: %s", error)
+        return str(error)
+    return None
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A transform that was put off, with what it saw besides tensors."""
+
+    leaf: Leaf
+    step: int
+    max_lr: float
+    shared: Any = None
+
+
+class Native:
+    """Puts transforms off and runs them; every optimizer has its own."""
+
+    def __init__(self) -> None:
+        self._leaves: dict[Any, Leaf] = {}
+        self._programs: dict[Any, Program | None] = {}
+        self._kernels: dict[Any, Any] = {}
+        self._repeat: Repeat | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Native:
+        return Native()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Native, ()
+
+    # ---------------------------------------------------------------- one step
+
+    def again(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], sign: float, max_lr: float) -> bool:
+        """Take the last step's way once more; False, with nothing done, where anything about it may have changed."""
+        return self._repeat is not None and self._repeat.run(groups, state, sign, max_lr)
+
+    def step(self, plan: Node, groups: Sequence[dict[str, Any]], items: Iterable[Item], context: Context) -> None:
+        """Take the items through the rule and write the new parameters."""
+        context.native, self._repeat = self, None
+        whole: list[Item] = []
+        launches: list[Launch] = []
+        for batch in [list(items)] if plan.is_global else ([item] for item in items):
+            run(plan, batch, context)
+            for item in batch:
+                if item.deferred and (item.from_gradient or plan.is_global):
+                    whole.append(item)  # it holds no memory of its own: all such items are one launch
+                else:
+                    self._finish([item])
+        launches = self._finish(whole)
+        steady = not plan.is_global and not any(isinstance(node.transform, Every) for node in plan.walk())
+        if steady and sum(len(group["params"]) for group in groups) == len(whole):
+            self._repeat = Repeat.of(groups, context.state, launches)
+
+    def _finish(self, items: Sequence[Item]) -> list[Launch]:
+        launches = []
+        for batch in self._batches(items, finishing=True):
+            if batch[0].deferred:
+                launches.append(self._launch(batch, finishing=True))
+                launches[-1].run()
+                for item in batch:
+                    item.state["step"] = item.step
+            else:
+                for item in batch:
+                    item.finish()
+        return launches
+
+    # ---------------------------------------------------------------- putting off
+
+    def defer(self, node: Node, item: Item, context: Context) -> bool:
+        """Put a transform off, if a kernel can be emitted for it."""
+        leaf = self._leaf(node, item)
+        if not self._takes(leaf, item, context):
+            return False
+        item.deferred.append(Deferred(leaf, item.step, context.max_lr, context.visible))
+        item.settle = self.settle
+        return True
+
+    def settle(self, items: Sequence[Item]) -> None:
+        """Run what has been put off for these items, so that their updates are tensors."""
+        for batch in self._batches([item for item in items if item.deferred], finishing=False):
+            launch = self._launch(batch, finishing=False)
+            launch.run()
+            for item, u in zip(batch, launch.columns["out"], strict=True):
+                item.u = u
+
+    def measure(self, node: Node, items: Sequence[Item], context: Context) -> list[dict[str, float]] | None:
+        """What a global transform measures on each item; None where no kernel can be emitted for it."""
+        leaves = [self._leaf(node, item, measuring=True) for item in items]
+        if not all(self._takes(leaf, item, context) for leaf, item in zip(leaves, items, strict=True)):
+            return None
+        found: dict[int, dict[str, float]] = {}
+        for leaf, item in zip(leaves, items, strict=True):
+            item.deferred.append(Deferred(leaf, item.step, context.max_lr, context.visible))
+        try:
+            for batch in self._batches(items, finishing=False):
+                launch = self._launch(batch, finishing=False)
+                launch.run()
+                names = list(launch.program.measured)
+                for item, row in zip(batch, launch.measured.tolist(), strict=True):
+                    found[id(item)] = dict(zip(names, row, strict=True))
+        finally:
+            for item in items:
+                item.deferred.pop()
+        return [found[id(item)] for item in items]
+
+    def executor(self, plan: Node, route: Route, group: dict[str, Any], p: Tensor) -> str:
+        """What runs the rule of a parameter, for the manifest."""
+        if not (p.device.type == "cpu" and p.layout == torch.strided):
+            return "reference"
+        emitted = {
+            node.name: self._program((leaf_of(node, group, tuple(node.transform.needs)),), p.ndim, True, True, False)
+            for node in plan.on(route)
+        }
+        eager = [name for name, program in emitted.items() if program is None]
+        if eager and len(eager) < len(emitted):
+            return f"native, reference for {', '.join(eager)}"
+        return "reference" if eager else "native"
+
+    # ---------------------------------------------------------------- what can be emitted
+
+    def _leaf(self, node: Node, item: Item, measuring: bool = False) -> Leaf:
+        signals = tuple(name for name, value in item.signals.items() if value is not None)
+        leaf = leaf_of(node, item.group, signals, measuring)
+        return self._leaves.setdefault((id(node), id(leaf.transform), leaf.widths, signals, measuring), leaf)
+
+    def _takes(self, leaf: Leaf, item: Item, context: Context) -> bool:
+        """Whether a kernel can be emitted for this transform of this parameter."""
+        program = self._program((leaf,), item.stored_p.ndim, True, False, False)
+        if program is None or not (_is_plain(item.stored_p) and _is_plain(item.stored_grad)):
+            return False
+        shared = [source[2] for source in program.arguments if source[0] == "shared"]
+        if not all(_is_number(getattr(context.visible, name)) for name in shared):
+            return False
+        state = stored(leaf.node, item)
+        for slot in leaf.transform.kept():
+            x = state[slot.name]
+            if not _is_plain(x) or (slot.shape == "scalar" and x.dtype != computing(item.stored_p)):
+                return False
+        return all(_is_plain(x) for x in item.signals.values() if isinstance(x, Tensor))
+
+    def _program(
+        self, leaves: tuple[Leaf, ...], ndim: int, from_gradient: bool, finishing: bool, negated: bool
+    ) -> Program | None:
+        """The program of some transforms, or None where there can be none; one for all dimensions where it may be."""
+        form, dimensions = (*map(id, leaves), from_gradient, finishing, negated), min(ndim, 2)
+        if (form, dimensions) not in self._programs:
+            try:
+                program = fuse(leaves, dimensions, from_gradient, finishing, negated)
+            except TraceError:
+                program = None
+            for each in range(3) if program is not None and not program.graph.asked_ndim else (dimensions,):
+                self._programs.setdefault((form, each), program)
+        return self._programs[form, dimensions]
+
+    # ---------------------------------------------------------------- running
+
+    def _of(self, item: Item, finishing: bool) -> Program | None:
+        leaves = tuple(d.leaf for d in item.deferred)
+        if not leaves:
+            return None
+        return self._program(leaves, item.stored_p.ndim, item.from_gradient, finishing, item.sign < 0)
+
+    def _batches(self, items: Sequence[Item], finishing: bool) -> list[list[Item]]:
+        """The items that one kernel can take together."""
+        batches: dict[Any, list[Item]] = {}
+        for item in items:
+            program = self._of(item, finishing)
+            keys = [d.leaf.node.slots[s.name] for d in item.deferred for s in d.leaf.transform.kept()]
+            dtypes = (item.stored_p.dtype, item.stored_grad.dtype, *(item.state[key].dtype for key in keys))
+            batches.setdefault((id(program), dtypes), []).append(item)
+        return list(batches.values())
+
+    def _launch(self, batch: Sequence[Item], finishing: bool) -> Launch:
+        program = self._of(batch[0], finishing)
+        assert program is not None
+        launch = Launch(program, batch)
+        key = (id(program), launch.storage)
+        if key not in self._kernels:
+            compute = "float" if launch.compute == torch.float32 else "double"
+            self._kernels[key] = function(load(runtime() + emit(program, compute, dict(launch.storage))))
+        launch.function = self._kernels[key]
+        return launch
+
+
+def leaf_of(node: Node, group: dict[str, Any], signals: tuple[str, ...], measuring: bool = False) -> Leaf:
+    """A transform at its place, in the form that a param group and the signals at hand give it."""
+    t = node.for_group(group)
+    values = (group[node.hyper[name]] for name in t.live())
+    widths = tuple(None if v is None else len(v) if isinstance(v, tuple | list) else 0 for v in values)
+    return Leaf(node, t, widths, signals, measuring)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether a kernel can reach the numbers of a tensor."""
+    return type(x) is Tensor and x.device.type == "cpu" and x.layout == torch.strided and x.dtype in TAGS
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) or (isinstance(x, Tensor) and x.ndim == 0)
