@@ -102,8 +102,8 @@ extern "C" int downslope_step(const Job* job_) {{
     x.first = segments;
     segments += x.rows * x.pieces;
     elements += x.numel;
-    {self._row_arrays()}
   }}
+  {self._row_arrays()}
   double* partial = arena.take<double>(segments * {max(len(self.reductions), 1)});
   if (arena.failed) return 1;
   const i64 grain = elements > {SEGMENT} * segments / 2 ? 1 : {SEGMENT} * segments / (elements ? elements : 1);
@@ -122,7 +122,13 @@ extern "C" int downslope_step(const Job* job_) {{
         return " ".join(f"{self._type(v)}* {self.name[id(v)]};" for v in self.rows)
 
     def _row_arrays(self) -> str:
-        return " ".join(f"x.{self.name[id(v)]} = arena.take<{self._type(v)}>(x.rows);" for v in self.rows)
+        """One block of memory for each number of the rows, of which every tensor has a part."""
+        lines = ["i64 rows = 0; for (i64 t = 0; t < n; ++t) rows += job.rows[t];"]
+        for v in self.rows:
+            name, kind = self.name[id(v)], self._type(v)
+            lines.append(f"{{ {kind}* part = arena.take<{kind}>(rows); if (arena.failed) return 1;")
+            lines.append(f"for (i64 t = 0; t < n; part += tensors[t++].rows) tensors[t].{name} = part; }}")
+        return "\n  ".join(lines) if self.rows else ""
 
     def _type(self, v: Value) -> str:
         return "bool" if v.boolean else "double" if v.level == SET else "C"

@@ -116,7 +116,7 @@ class Native:
 
     def defer(self, node: Node, item: Item, context: Context) -> bool:
         """Put a transform off, if a kernel can be emitted for it."""
-        leaf = self._leaf(node, item)
+        leaf = self._leaf(node, item.group, _signals(item))
         if not self._takes(leaf, item, context):
             return False
         item.deferred.append(Deferred(leaf, item.step, context.max_lr, context.visible))
@@ -133,7 +133,7 @@ class Native:
 
     def measure(self, node: Node, items: Sequence[Item], context: Context) -> list[dict[str, float]] | None:
         """What a global transform measures on each item; None where no kernel can be emitted for it."""
-        leaves = [self._leaf(node, item, measuring=True) for item in items]
+        leaves = [self._leaf(node, item.group, _signals(item), measuring=True) for item in items]
         if not all(self._takes(leaf, item, context) for leaf, item in zip(leaves, items, strict=True)):
             return None
         found: dict[int, dict[str, float]] = {}
@@ -156,7 +156,7 @@ class Native:
         if not (p.device.type == "cpu" and p.layout == torch.strided):
             return "reference"
         emitted = {
-            node.name: self._program((leaf_of(node, group, tuple(node.transform.needs)),), p.ndim, True, True, False)
+            node.name: self._program((self._leaf(node, group, tuple(node.transform.needs)),), p.ndim, True, True, False)
             for node in plan.on(route)
         }
         eager = [name for name, program in emitted.items() if program is None]
@@ -166,9 +166,8 @@ class Native:
 
     # ---------------------------------------------------------------- what can be emitted
 
-    def _leaf(self, node: Node, item: Item, measuring: bool = False) -> Leaf:
-        signals = tuple(name for name, value in item.signals.items() if value is not None)
-        leaf = leaf_of(node, item.group, signals, measuring)
+    def _leaf(self, node: Node, group: dict[str, Any], signals: tuple[str, ...], measuring: bool = False) -> Leaf:
+        leaf = leaf_of(node, group, signals, measuring)
         return self._leaves.setdefault((id(node), id(leaf.transform), leaf.widths, signals, measuring), leaf)
 
     def _takes(self, leaf: Leaf, item: Item, context: Context) -> bool:
@@ -179,10 +178,11 @@ class Native:
         shared = [source[2] for source in program.arguments if source[0] == "shared"]
         if not all(_is_number(getattr(context.visible, name)) for name in shared):
             return False
-        state = stored(leaf.node, item)
+        state, compute = stored(leaf.node, item), computing(item.stored_p)
         for slot in leaf.transform.kept():
             x = state[slot.name]
-            if not _is_plain(x) or (slot.shape == "scalar" and x.dtype != computing(item.stored_p)):
+            wider = x.dtype == torch.float64 != compute  # the reference then computes in float64
+            if not _is_plain(x) or wider or (slot.shape == "scalar" and x.dtype != compute):
                 return False
         return all(_is_plain(x) for x in item.signals.values() if isinstance(x, Tensor))
 
@@ -236,6 +236,10 @@ def leaf_of(node: Node, group: dict[str, Any], signals: tuple[str, ...], measuri
     values = (group[node.hyper[name]] for name in t.live())
     widths = tuple(None if v is None else len(v) if isinstance(v, tuple | list) else 0 for v in values)
     return Leaf(node, t, widths, signals, measuring)
+
+
+def _signals(item: Item) -> tuple[str, ...]:
+    return tuple(name for name, value in item.signals.items() if value is not None)
 
 
 def _is_plain(x: Tensor) -> bool:
