@@ -1,8 +1,8 @@
 // Tiles of tensors in the computing type C (float or double), read from and written to what is stored.
 //
-// `start` is the row-major index of the tile's first element in the tensor and `n` the number of elements. `layout` is null
-// for a tensor that is dense in row-major order, else {ndim, sizes..., strides in elements...}; `base` points to the
-// element at index 0. Strides may be negative; for loads they may be 0 (an expanded tensor).
+// `start` is the row-major index of the tile's first element in the tensor and `n` the number of elements. `layout` is
+// null for a tensor that is dense in row-major order, else {ndim, sizes..., strides in elements...}; `base` points to
+// the element at index 0. Strides may be 0 for loads (an expanded tensor).
 
 namespace ds {
 
@@ -33,7 +33,8 @@ DS_INLINE u16 to_brain(float x) {
 
 }  // namespace detail
 
-// Storage formats. Writing rounds to nearest, ties to even; a double goes through float on its way to 16 bits, as in torch.
+// Storage formats. Writing rounds to nearest, ties to even; a double goes through float on its way to 16 bits, as in
+// torch.
 struct f64 {
     using stored = double;
     static DS_INLINE double read(double x) { return x; }
@@ -144,10 +145,11 @@ static void store(void* base, const i64* layout, i64 start, i64 n, const C* __re
         run(start, 1, 0, n);
 }
 
-// As store<C, bf16>, but rounded up with a chance equal to the part cut off. `index` is the row-major index of the tile's
-// first element in the whole tensor, of which this process may hold a shard.
+// As store<C, bf16>, but rounded away from 0 with a chance equal to the part cut off. `index` is the row-major index of
+// the tile's first element in the whole tensor, of which this process may hold a shard.
 template <class C>
-static void store_stochastic(void* base, const i64* layout, i64 start, i64 n, const C* __restrict in, u32 key, u64 index) {
+static void store_stochastic(void* base, const i64* layout, i64 start, i64 n, const C* __restrict in, u32 key,
+                             u64 index) {
     u16* to = static_cast<u16*>(base);
     auto run = [&](i64 offset, i64 stride, i64 first, i64 count) __attribute__((always_inline)) {
         for (i64 done = 0; done < count;) {
