@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, TypedDict
@@ -27,6 +27,7 @@ from downslope._core.scheduled import Scheduled, present
 from downslope._core.signals import Signals
 from downslope._core.state_dict import load_state
 from downslope._core.transform import GlobalTransform, Transform
+from downslope._engine.in_backward import InBackward
 from downslope._engine.manifest import Manifest, row
 from downslope._engine.native import Native, unavailable
 from downslope._engine.reference import Context, Item, step
@@ -70,6 +71,8 @@ class Optimizer(torch.optim.Optimizer):
         >>> model = torch.nn.Linear(2, 1)
         >>> opt = ds.Optimizer(model, ds.chain(ds.ClipByGlobalNorm(1.0), ds.ScaleByAdam()), lr=1e-3)
     """
+
+    _in_backward: InBackward | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -128,6 +131,8 @@ class Optimizer(torch.optim.Optimizer):
             self._scheduled.forget(count)
             del self.param_groups[count:], self._routes[count:]
             raise
+        if self._in_backward is not None:
+            self._in_backward.watch()
 
     def _add(self, param_group: dict[str, Any]) -> None:
         owner = type(self).__name__
@@ -223,22 +228,71 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ArgumentError: when a gradient or a signal cannot be taken; no parameter has moved then.
         """
+        if self._in_backward is not None:
+            self._in_backward.check_end(self, closure)
         returned = self._signals.collect(self, closure, loss)
-        self._scheduled.apply(type(self).__name__, self.param_groups, self.steps)
-        sign, max_lr = -1.0 if self._maximize else 1.0, max(group["lr"] for group in self.param_groups)
-        if self._native is None or not self._native.again(self.param_groups, self.state, sign, max_lr):
+        context, sign = self._begin(), -1.0 if self._maximize else 1.0
+        if self._native is None or not self._native.again(self.param_groups, self.state, sign, context.max_lr):
             self._refuse_sparse()
-            context = Context(self.state, self._shared(), self.steps + 1, max_lr, self._peers)
-            self._walk(context)
-        self._shared()["optimizer"]["steps"] += 1
+            self._walk(self._items(), context)
+        context.shared["optimizer"]["steps"] += 1
         self._signals.clear()
+        if self._in_backward is not None:
+            self._in_backward.end()
         return returned
 
-    def _walk(self, context: Context) -> None:
+    def _walk(self, items: Iterable[Item], context: Context) -> None:
         if self._native is not None:
-            self._native.step(self._plan, self.param_groups, self._items(), context)
+            self._native.step(self._plan, self.param_groups, items, context)
         else:
-            step(self._plan, self._items(), context)
+            step(self._plan, items, context)
+
+    def _begin(self) -> Context:
+        """Let the schedules set the coming step's hyperparameters; harmless to repeat until the step is counted."""
+        self._scheduled.apply(type(self).__name__, self.param_groups, self.steps)
+        max_lr = max(group["lr"] for group in self.param_groups)
+        return Context(self.state, self._shared(), self.steps + 1, max_lr, self._peers)
+
+    def step_in_backward(self, model: nn.Module) -> InBackward:
+        """Move every parameter and free its gradient as soon as backward has completed that gradient.
+
+        The loop stays as it is (`loss.backward(); opt.step(); opt.zero_grad()`) and so do all numbers; only the
+        gradients of all parameters are never there at one time. `step()` ends the step: it counts it, moves what has a
+        gradient but was not met in backward, and runs hooks; schedulers follow it as ever. Hyperparameters hold from
+        the first gradient of a backward on. Between backward and `step()` there is no gradient to clip, log or use
+        again, and nothing to skip. A rule that needs the loss gets it from `opt.backward(loss)`.
+
+        Every backward must be followed by `step()`. After one that raised midway, some parameters have moved and some
+        have not: load a checkpoint, or go on with `step()`, which counts the step; another backward is refused.
+
+        Args:
+            model: the module that holds the parameters. It may hold others too, which keep their gradients.
+
+        Returns:
+            A handle: `remove()` goes back to the ordinary loop. In a `with` statement, the end of the block does.
+
+        Raises:
+            ArgumentError: for a rule that needs all gradients at once (a `global` scope such as clipping by the global
+                norm), the gradient at the previous parameters or the graph of the gradients; for a model that lacks a
+                parameter, makes sparse gradients, or averages gradients after they arrive (DistributedDataParallel).
+                Later, in backward or `step`, for gradient accumulation, closures and `GradScaler`.
+
+        Example:
+            >>> model = torch.nn.Linear(2, 1)
+            >>> opt = ds.AdamW(model, lr=1e-3)
+            >>> with opt.step_in_backward(model):
+            ...     model(torch.ones(3, 2)).sum().backward()
+            ...     opt.step()
+            >>> model.weight.grad is None, opt.steps
+            (True, 1)
+        """
+        self._in_backward = InBackward(self, model)
+        return self._in_backward
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether `GradScaler` is to show itself to `step`, which then refuses it."""
+        return self._in_backward is not None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch; also forgets the loss and the curvature of a step that was not taken."""
@@ -274,13 +328,13 @@ class Optimizer(torch.optim.Optimizer):
                 )
 
     def _items(self) -> Iterator[Item]:
-        sign = -1.0 if self._maximize else 1.0
         for group, route in zip(self.param_groups, self._routes, strict=True):
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                signals = self._signals.of(self.state[p], p, sign)
-                yield Item.of(p, self.info(p), group, route, self.state[p], sign, self.seed, signals)
+            yield from (self._item(p, group, route) for p in group["params"] if p.grad is not None)
+
+    def _item(self, p: Tensor, group: dict[str, Any], route: Route) -> Item:
+        sign = -1.0 if self._maximize else 1.0
+        signals = self._signals.of(self.state[p], p, sign)
+        return Item.of(p, self.info(p), group, route, self.state[p], sign, self.seed, signals)
 
     def _peers(self, route: Route) -> tuple[ParamInfo, ...]:
         """The parameters that follow a route, in the order of their names."""
@@ -398,6 +452,8 @@ class Optimizer(torch.optim.Optimizer):
             changed = pre_hook(self, state_dict)
             state_dict = state_dict if changed is None else changed
         load_state(self, state_dict)
+        if self._in_backward is not None:
+            self._in_backward.end()
         self._scheduled.write(self.param_groups, max(self.steps - 1, 0))  # schedules hold, not the values they once had
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -414,5 +470,11 @@ class Optimizer(torch.optim.Optimizer):
             "_info",
             "_routes",
             "_scheduled",
+            "_in_backward",
         )
         return super().__getstate__() | {name: getattr(self, name) for name in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._in_backward is not None:
+            self._in_backward.attach(self)

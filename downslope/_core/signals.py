@@ -42,10 +42,16 @@ class Signals:
     def backward(self, opt: Optimizer, loss: Tensor) -> None:
         """Differentiate the loss and keep what the rule needs of it; repeated calls accumulate."""
         due = self.graph_due(opt.steps + 1)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Using backward.. with create_graph")
-            loss.backward(create_graph=due)
-        self._loss = (self._loss or 0.0) + float(loss.detach())
+        before = self._loss
+        if "loss" in self.needs:  # known in time for a step inside backward
+            self._loss = (before or 0.0) + float(loss.detach())
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Using backward.. with create_graph")
+                loss.backward(create_graph=due)
+        except BaseException:
+            self._loss = before
+            raise
         if due:
             self._draw(opt, has_graph=True)
 
@@ -56,6 +62,8 @@ class Signals:
         if "curvature" not in self.needs:
             raise ArgumentError(f"{owner}: makes no use of curvature; drop observe_curvature().")
         params = [p for group in opt.param_groups for p in group["params"]]
+        if estimate is None and opt._in_backward is not None:
+            raise ArgumentError(f"{owner}: no gradients are left where parameters move in backward; give the estimate.")
         if estimate is None:
             found = {p: scale * p.grad.detach().square() for p in params if p.grad is not None}
         elif isinstance(estimate, Mapping):
@@ -96,13 +104,15 @@ class Signals:
         loss = returned if loss is None else loss
         if loss is not None:
             self._loss = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
-        if "loss" in self.needs and self._loss is None:
-            self._missing(
-                opt, "the loss of the batch", "call optimizer.backward(loss), step(loss=loss) or step(closure)"
-            )
+        self.require_loss(opt, "call optimizer.backward(loss), step(loss=loss) or step(closure)")
         if self.graph_due(opt.steps + 1) and not self._curvature:
             self._draw(opt)
         return returned
+
+    def require_loss(self, opt: Optimizer, remedy: str) -> None:
+        """Refuse a step of a rule that needs the loss and does not know it."""
+        if "loss" in self.needs and self._loss is None:
+            self._missing(opt, "the loss of the batch", remedy)
 
     def of(self, state: dict[str, Any], p: Tensor, sign: float) -> dict[str, Any]:
         """The signals for one parameter; `sign` is -1 where the objective is maximised."""

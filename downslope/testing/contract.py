@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from downslope._checks import ArgumentError
 from downslope._core import Optimizer
 from downslope._engine.native import leaf_of
 from downslope._engine.program import fuse
@@ -265,6 +266,35 @@ def maximize_is_the_negated_objective(case: Case) -> None:
     _same(paths[0], paths[1], "maximize")
 
 
+def stepping_in_backward_changes_nothing(case: Case) -> None:
+    """Parameters, state and step count are bit for bit those of the ordinary loop, for all rules that allow it."""
+    problem = _problem(case)
+    model, opt = _train(case, 0)
+    other, ordinary = _train(case, 0)
+    signals = {getattr(node.transform, "curvature", None) for node in opt._plan.leaves()} | opt.needs
+    if opt._plan.is_global or signals & {"hutchinson", "previous_gradient"}:
+        try:
+            opt.step_in_backward(model)
+        except ArgumentError:
+            return
+        raise AssertionError("a rule that cannot step inside backward was not refused")
+    opt.step_in_backward(model)
+    for t in range(6):
+        if "curvature" in opt.needs and t % 3 == 0:
+            for m, o in ((model, opt), (other, ordinary)):
+                gradients = torch.autograd.grad(problem.loss(m, t), list(m.parameters()))
+                o.observe_curvature([4.0 * g.square() for g in gradients])
+        for m, o in ((model, opt), (other, ordinary)):
+            o.zero_grad()
+            o.backward(problem.loss(m, t))
+            assert o is ordinary or all(p.grad is None for p in m.parameters()), "a gradient is left"
+            o.step()
+    _same(model, other, "step in backward", exact=True)
+    assert opt.steps == ordinary.steps
+    saved, expected = opt.state_dict()["state"], ordinary.state_dict()["state"]
+    torch.testing.assert_close(saved, expected, rtol=0, atol=0)
+
+
 def manifest_tells_all(case: Case) -> None:
     """The manifest has one row a parameter and counts the bytes of state."""
     model, opt = _train(case, 2)
@@ -338,6 +368,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     schedulers_are_live,
     copies_and_pickles,
     maximize_is_the_negated_objective,
+    stepping_in_backward_changes_nothing,
     manifest_tells_all,
     maths_is_traceable,
     executors_agree,

@@ -1,0 +1,1 @@
+"""Benchmarks of the engine: step time over the byte bound, rivals, memory, start-up. Run by `make bench`."""
