@@ -31,6 +31,7 @@ from downslope._engine.in_backward import InBackward
 from downslope._engine.manifest import Manifest, row
 from downslope._engine.native import Native, unavailable
 from downslope._engine.reference import Context, Item, step
+from downslope._engine.storage import Place, StateDtype, held, places
 
 __all__ = ["Optimizer", "Options"]
 
@@ -45,11 +46,17 @@ class Options(TypedDict, total=False):
         PyTorch, one parameter at a time) or `"auto"` (native where there is a C++ compiler; the default). The manifest
         says what runs each parameter.
     seed: of methods that draw random numbers (default 0); a draw depends on it, the step and the parameter's name.
+    state_dtype: how state is stored: `"float32"` (default; the parameter's precision, float32 at least), `"bfloat16"`
+        (stochastically rounded), `"8bit"` or `"4bit"` (block-wise); or a dict of these by slot, for the slots in it; or
+        a function of a `ParamInfo` that gives either. Embeddings, tensors of fewer than 4096 elements and copies of the
+        parameter stay in full precision, and the manifest says so. A function overrides the first two, a slot's name in
+        a dict the last. Low-bit values pass through float32, also where the parameter is float64.
     """
 
     maximize: bool
     execution: Literal["auto", "native", "reference"]
     seed: int
+    state_dtype: StateDtype
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -61,7 +68,7 @@ class Optimizer(torch.optim.Optimizer):
         lr: learning rate, or a dict with one per label where the rule has a `partition`. It may be a schedule, as may
             every hyperparameter that is a float.
         tied: hyperparameters that several transforms of the rule share as one entry of the param groups.
-        maximize, execution, seed: see `Options`.
+        maximize, execution, seed, state_dtype: see `Options`.
 
     Raises:
         ArgumentError: for a value, group or parameter that breaks a rule, in one sentence.
@@ -89,6 +96,7 @@ class Optimizer(torch.optim.Optimizer):
         maximize: bool = False,
         execution: Literal["auto", "native", "reference"] = "auto",
         seed: int = 0,
+        state_dtype: StateDtype = "float32",
     ) -> None:
         owner = type(self).__name__
         if not isinstance(rule, Transform):
@@ -99,7 +107,7 @@ class Optimizer(torch.optim.Optimizer):
             refuse(owner, "maximize", "True or False", maximize)
         rule = with_step(rule)
         check_order(owner, rule)
-        self._plan: Node = bind(rule, tied)
+        self._plan: Node = bind(rule, tied, owner, state_dtype)
         self._signals = Signals(self._plan)
         if execution == "native" and (reason := unavailable()):
             refuse(owner, "execution", "'auto' or 'reference' on this machine", execution, reason)
@@ -166,6 +174,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ArgumentError(f"{owner}: {info.label} appears more than once in the param groups.")
         if p.is_complex() and any(n.transform.scope == "tensor" for n in self._plan.leaves()):
             raise ArgumentError(f"{owner}: cannot take complex parameters such as {info.label}; split them into two.")
+        self._plan.storage.admit(info)
         self._info[p] = info
         return info
 
@@ -365,6 +374,7 @@ class Optimizer(torch.optim.Optimizer):
                 p,
                 self.info(p),
                 self.state.get(p, {}),
+                self.places(p, group),
                 self._executor(route, group, p),
             )
             for index, (group, route) in enumerate(zip(self.param_groups, self._routes, strict=True))
@@ -373,7 +383,10 @@ class Optimizer(torch.optim.Optimizer):
         return Manifest(type(self).__name__, tuple(rows))
 
     def _executor(self, route: Route, group: dict[str, Any], p: Tensor) -> str:
-        return "reference" if self._native is None else self._native.executor(self._plan, route, group, p)
+        if self._native is None:
+            return "reference"
+        low = [place.key for place in self.places(p, group) if place.form != "float32"]
+        return self._native.executor(self._plan, route, group, p, low)
 
     def state_bytes(self) -> int:
         """Bytes of state kept for all parameters now (state is made at a parameter's first step)."""
@@ -398,16 +411,9 @@ class Optimizer(torch.optim.Optimizer):
     def _route(self, group: dict[str, Any]) -> Route:
         return self._routes[next(i for i, each in enumerate(self.param_groups) if each is group)]
 
-    def slot_shapes(self, p: Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parameter's slots as far as they follow from the parameter alone."""
-        shape = tuple(torch.view_as_real(p).shape) if p.is_complex() else tuple(p.shape)
-        return {
-            node.slots[slot.name]: shape if slot.shape == "param" else ()
-            for node in self._plan.on(self._route(group))
-            if not node.in_subspace
-            for slot in node.for_group(group).kept()
-            if isinstance(slot.shape, str)
-        }
+    def places(self, p: Tensor, group: dict[str, Any]) -> list[Place]:
+        """Where and how the slots of a parameter are stored."""
+        return list(places(self._plan, self._route(group), group, self.info(p), p))
 
     @contextmanager
     def swapped(self, slot: str) -> Iterator[None]:
@@ -415,7 +421,9 @@ class Optimizer(torch.optim.Optimizer):
 
         Parameters that have no such slot yet keep their values.
         """
-        kept = {p: self.state[p][slot] for g in self.param_groups for p in g["params"] if slot in self.state[p]}
+        members = [(p, self.places(p, group)) for group in self.param_groups for p in group["params"]]
+        values = [(p, held(found, self.state.get(p, {}), slot, p.dtype)) for p, found in members]
+        kept = {p: value for p, value in values if value is not None}
         if not kept:
             raise ArgumentError(f"{type(self).__name__}: keeps no {slot!r} for any parameter.")
         before = {p: p.detach().clone() for p in kept}

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from downslope._core.combinators import Chain, Combinator, Every, Mask, Partition, Project, Split, Switch
 from downslope._core.roles import ParamInfo
-from downslope._core.transform import GlobalTransform, Transform
+from downslope._core.transform import GlobalTransform, Slot, Transform
+from downslope._engine.storage import StateDtype, Storage
 
 __all__ = ["Node", "bind", "describe", "route_of"]
 
@@ -39,6 +40,7 @@ class Node:
     slots: dict[str, str] = field(default_factory=dict)
     masks: tuple[Mask, ...] = ()
     in_subspace: bool = False
+    storage: Storage = field(default_factory=Storage)
     _variants: dict[Any, Transform] = field(default_factory=dict)
 
     def walk(self) -> Iterator[Node]:
@@ -63,6 +65,10 @@ class Node:
     def is_global(self) -> bool:
         """Whether anything here needs all parameters at once."""
         return any(isinstance(n.transform, GlobalTransform) for n in self.walk())
+
+    def slot(self, name: str) -> Slot:
+        """The slot that the transform declares under a name."""
+        return next(slot for slot in self.transform.slots if slot.name == name)
 
     def takes(self, info: ParamInfo) -> bool:
         """Whether a parameter reaches this node through the masks above it."""
@@ -90,8 +96,13 @@ class Node:
         return self._variants[values]
 
 
-def bind(rule: Transform, tied: tuple[str, ...] = ()) -> Node:
-    """The plan of a rule; hyperparameters named in `tied` are one and the same wherever they occur."""
+def bind(
+    rule: Transform, tied: tuple[str, ...] = (), owner: str = "Optimizer", state_dtype: StateDtype = "float32"
+) -> Node:
+    """The plan of a rule; hyperparameters named in `tied` are one and the same wherever they occur.
+
+    Slots are stored as `state_dtype` says; what is wrong with it is refused in the name of `owner`.
+    """
     partitions: list[tuple[str, ...]] = []
     root = _tree(rule, (), partitions)
     routes = tuple(itertools.product(*partitions))
@@ -103,6 +114,9 @@ def bind(rule: Transform, tied: tuple[str, ...] = ()) -> Node:
         leaf.key = leaf.name if times[leaf.name] == 1 else "/".join((*leaf.path, leaf.name))
     _name(leaves, routes, "hyper", tied)
     _name(leaves, routes, "slots", ())
+    storage = Storage(owner, state_dtype, {leaf.slots[s.name]: None for leaf in leaves for s in leaf.transform.kept()})
+    for node in root.walk():
+        node.storage = storage
     return root
 
 

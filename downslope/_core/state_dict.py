@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from downslope._checks import ArgumentError
+from downslope._engine.storage import check_saved
 
 if TYPE_CHECKING:
     from downslope._core.optimizer import Optimizer
@@ -93,12 +94,16 @@ def _ids(owner: str, group: dict[str, Any], theirs: dict[str, Any]) -> list[Any]
 
 
 def _check_shapes(owner: str, opt: Optimizer, p: Tensor, group: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, expected in opt.slot_shapes(p, group).items():
-        value = values.get(key)
-        if isinstance(value, Tensor) and tuple(value.shape) != expected:
-            raise ArgumentError(
-                f"{owner}: the saved {key} of {opt.info(p).label} has shape {tuple(value.shape)}, expected {expected}."
-            )
+    found = opt.places(p, group)
+    check_saved(owner, opt.info(p), found, values)
+    for place in (each for each in found if each.shape is not None and isinstance(each.slot.shape, str)):
+        for key, expected in place.entries().items():
+            value = values.get(key)
+            if isinstance(value, Tensor) and tuple(value.shape) != expected:
+                raise ArgumentError(
+                    f"{owner}: the saved {key} of {opt.info(p).label} has shape {tuple(value.shape)}, "
+                    f"expected {expected}."
+                )
 
 
 def _own(value: Any, p: Tensor) -> Any:

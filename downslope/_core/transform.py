@@ -35,6 +35,7 @@ class Slot:
         init: the number it starts from, `"param"` for a copy of the parameter, or a function of the transform.
         dtype: `"param"` (float32 for half precision parameters) or a torch dtype.
         when: kept only if this function of the transform says so.
+        nonnegative: no value is ever below zero, whatever the gradients; low-bit storage spends no code on a sign then.
     """
 
     name: str
@@ -43,6 +44,13 @@ class Slot:
     init: float | str | Callable[[Any], Any] = 0.0
     dtype: str | torch.dtype = "param"
     when: Callable[[Any], bool] | None = None
+    nonnegative: bool = False
+
+    def shape_for(self, transform: Any, template: Tensor) -> tuple[int, ...]:
+        """The shape that this slot has for a parameter like `template`."""
+        if callable(self.shape):
+            return self.shape(transform, template)
+        return tuple(template.shape) if self.shape == "param" else ()
 
     def initial(self, transform: Transform, template: Tensor) -> Tensor:
         """The tensor that this slot starts from, for a parameter like `template` (already in computing precision)."""
@@ -53,8 +61,7 @@ class Slot:
         value: Any = self.init(transform) if callable(self.init) else self.init
         if self.shape == "param":
             return torch.full_like(template, value, dtype=dtype)
-        shape = self.shape(transform, template) if callable(self.shape) else ()
-        return torch.full(shape, value, dtype=dtype, device=template.device)
+        return torch.full(self.shape_for(transform, template), value, dtype=dtype, device=template.device)
 
 
 @dataclass_transform(frozen_default=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from downslope._core.plan import Node, Route, describe
 from downslope._core.roles import ParamInfo
+from downslope._engine.storage import Place, in_words
 
 __all__ = ["Manifest", "Row", "row"]
 
@@ -29,6 +30,7 @@ class Row:
     lr: float
     weight_decay: float
     state_bytes: int
+    storage: str
     executor: str
 
 
@@ -41,6 +43,7 @@ def row(
     p: Tensor,
     info: ParamInfo,
     state: Mapping[str, Any],
+    found: Iterable[Place],
     executor: str,
 ) -> Row:
     """The row of one parameter."""
@@ -58,6 +61,7 @@ def row(
         lr=float(group["lr"]),
         weight_decay=sum(float(group[key]) for key in decays),
         state_bytes=sum(v.numel() * v.element_size() for v in state.values() if isinstance(v, Tensor)),
+        storage=in_words(found, state, p.dtype),
         executor=executor,
     )
 
@@ -95,15 +99,14 @@ class Manifest:
             "lr",
             "weight decay",
             "state bytes",
+            "storage",
             "executor",
         )
         table = [head]
         for r in self.rows:
             shape = "x".join(map(str, r.shape)) or "scalar"
-            decay = f"{r.weight_decay:g}"
-            table.append(
-                (r.parameter, shape, r.dtype, r.role, r.why, r.rule, f"{r.lr:g}", decay, str(r.state_bytes), r.executor)
-            )
+            numbers = (f"{r.lr:g}", f"{r.weight_decay:g}", str(r.state_bytes))
+            table.append((r.parameter, shape, r.dtype, r.role, r.why, r.rule, *numbers, r.storage, r.executor))
         widths = [max(len(row[i]) for row in table) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
         return "\n".join([f"{self.method}: {len(self.rows)} parameters, {self.state_bytes} bytes of state", *lines])

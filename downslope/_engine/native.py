@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ from downslope._engine.expr import TraceError
 from downslope._engine.kernels import runtime
 from downslope._engine.launch import TAGS, Launch, Repeat, computing, function
 from downslope._engine.program import Leaf, Program, fuse
-from downslope._engine.reference import Context, Item, run, stored
+from downslope._engine.reference import Context, Item, run
+from downslope._engine.state import is_plain, stored
 
 __all__ = ["Native", "leaf_of", "unavailable"]
 
@@ -151,15 +152,16 @@ class Native:
                 item.deferred.pop()
         return [found[id(item)] for item in items]
 
-    def executor(self, plan: Node, route: Route, group: dict[str, Any], p: Tensor) -> str:
-        """What runs the rule of a parameter, for the manifest."""
+    def executor(self, plan: Node, route: Route, group: dict[str, Any], p: Tensor, low: Collection[str]) -> str:
+        """What runs the rule of a parameter, for the manifest; `low` has the slots that are stored at low precision."""
         if not (p.device.type == "cpu" and p.layout == torch.strided):
             return "reference"
         emitted = {
             node.name: self._program((self._leaf(node, group, tuple(node.transform.needs)),), p.ndim, True, True, False)
             for node in plan.on(route)
         }
-        eager = [name for name, program in emitted.items() if program is None]
+        coded = {node.name for node in plan.on(route) if not set(low).isdisjoint(node.slots.values())}
+        eager = [name for name, program in emitted.items() if program is None or name in coded]
         if eager and len(eager) < len(emitted):
             return f"native, reference for {', '.join(eager)}"
         return "reference" if eager else "native"
@@ -173,6 +175,8 @@ class Native:
     def _takes(self, leaf: Leaf, item: Item, context: Context) -> bool:
         """Whether a kernel can be emitted for this transform of this parameter."""
         program = self._program((leaf,), item.stored_p.ndim, True, False, False)
+        if not is_plain(leaf.node, item):
+            return False
         if program is None or not (_is_plain(item.stored_p) and _is_plain(item.stored_grad)):
             return False
         shared = [source[2] for source in program.arguments if source[0] == "shared"]

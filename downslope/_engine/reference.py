@@ -18,6 +18,8 @@ from downslope._core.combinators import Chain, Every, Mask, Partition, Project, 
 from downslope._core.plan import Node
 from downslope._core.roles import ParamInfo
 from downslope._core.transform import GlobalTransform, Projector
+from downslope._engine.state import slots, store
+from downslope._engine.storage import SCALE
 
 if TYPE_CHECKING:
     from downslope._engine.native import Native
@@ -32,7 +34,8 @@ class Item:
 
     `p` and `grad` are in computing precision (float32 at least, complex as real), made when they are first read, from
     what is stored: `stored_p` and `stored_grad`, with `sign` -1 where the objective is maximised. `u` is the running
-    update; what another executor has put off (`deferred`) is run when `u` is read.
+    update; what another executor has put off (`deferred`) is run when `u` is read. `start` is the place at which this
+    part of the tensor begins in the whole one, counted row by row.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class Item:
         seed: int = 0,
         signals: dict[str, Any] | None = None,
         u: Tensor | None = None,
+        start: int = 0,
     ) -> None:
         self.parameter, self.info, self.group, self.route, self.state = parameter, info, group, route, state
         self.stored_p, self.stored_grad, self.sign = stored_p, stored_grad, sign
         self.step, self.seed, self.signals = step, seed, {} if signals is None else signals
+        self.start = start
         self.incoming: Tensor | None = None
         self.made = u
         self.deferred: list[Any] = []
@@ -239,44 +244,13 @@ def hyper(node: Node, item: Item, context: Context, step: int | None = None) -> 
     return h
 
 
-def stored(node: Node, item: Item) -> dict[str, Tensor]:
-    """The state of a leaf for one parameter as it is stored, by slot, created at its first use."""
-    found = {}
-    for slot in node.for_group(item.group).kept():
-        key = node.slots[slot.name]
-        if key not in item.state:
-            item.state[key] = slot.initial(node.settled(item.group), item.p)
-        found[slot.name] = item.state[key]
-    return found
-
-
-def slots(node: Node, item: Item) -> SimpleNamespace:
-    """The state of a leaf for one parameter, as its maths reads it."""
-    return SimpleNamespace(**stored(node, item))
-
-
-def _store(node: Node, item: Item, changes: Any) -> None:
-    for name, value in changes.items():
-        item.state[node.slots[name]] = value.clone() if _aliases(value, item) else value
-
-
-def _aliases(value: Tensor, item: Item) -> bool:
-    """Whether a new state is a view of the parameter or of its gradient, which change under it."""
-    own = _memory(value)
-    return any(own == _memory(x) for x in (item.parameter, item.parameter.grad) if x is not None)
-
-
-def _memory(x: Any) -> int:
-    local = x.to_local() if hasattr(x, "to_local") else x  # a DTensor has no memory of its own
-    return int(local.untyped_storage().data_ptr())
-
-
 def _apply(node: Node, item: Item, context: Context) -> None:
     if context.native is not None and context.native.defer(node, item, context):
         return
     t = node.for_group(item.group)
-    item.u, changes = t.update(item.u, item.p, slots(node, item), hyper(node, item, context))
-    _store(node, item, changes)
+    state = slots(node, item)
+    item.u, changes = t.update(item.u, item.p, state, hyper(node, item, context))
+    store(node, item, {k: v for k, v in changes.items() if v is not getattr(state, k, None)})
 
 
 def _global(node: Node, items: list[Item], context: Context) -> None:
@@ -313,7 +287,7 @@ def measured(node: Node, items: list[Item], context: Context) -> dict[str, Any]:
 def _measure(node: Node, item: Item, context: Context) -> dict[str, Any]:
     t = node.for_group(item.group)
     values, changes = t.measure(item.u, item.p, slots(node, item), hyper(node, item, context))
-    _store(node, item, changes)
+    store(node, item, changes)
     return dict(values)
 
 
@@ -329,7 +303,7 @@ def _refresh(node: Node, item: Item, context: Context) -> tuple[Projector, Simpl
     projector = node.for_group(item.group)
     due = projector.due(item.step)
     if due:
-        _store(node, item, projector.refresh(item.u, item.p, slots(node, item), hyper(node, item, context)))
+        store(node, item, projector.refresh(item.u, item.p, slots(node, item), hyper(node, item, context)))
     return projector, slots(node, item), due
 
 
@@ -381,6 +355,7 @@ def _split(node: Node, items: list[Item], context: Context) -> None:
                 for leaf in stateful.leaves():
                     for key in leaf.slots.values():
                         item.state.pop(key, None)
+                        item.state.pop(key + SCALE, None)
                 item.state[counter] = 0
             item.state[counter] += 1
         low = _inside(item, projector, basis, item.state.get(counter))

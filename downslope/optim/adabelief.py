@@ -88,8 +88,12 @@ class ScaleByAdaBelief(Transform):
 
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
-        Slot("exp_avg_var", "s, the running mean of its squared deviation from m, with the ε of every step"),
-        Slot("max_exp_avg_var", "the largest s so far", when=lambda self: self.amsgrad),
+        Slot(
+            "exp_avg_var",
+            "s, the running mean of its squared deviation from m, with the ε of every step",
+            nonnegative=True,
+        ),
+        Slot("max_exp_avg_var", "the largest s so far", when=lambda self: self.amsgrad, nonnegative=True),
     )
 
     def update(self, u: Tensor, p: Tensor, state: State, h: Hyper) -> tuple[Tensor, Updates]:

@@ -73,8 +73,8 @@ class ScaleByAdaBound(Transform):
 
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
-        Slot("exp_avg_sq", "v, the running mean of its square"),
-        Slot("max_exp_avg_sq", "the largest v so far", when=lambda self: self.amsbound),
+        Slot("exp_avg_sq", "v, the running mean of its square", nonnegative=True),
+        Slot("max_exp_avg_sq", "the largest v so far", when=lambda self: self.amsbound, nonnegative=True),
     )
 
     def check(self) -> None:

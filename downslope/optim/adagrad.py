@@ -54,7 +54,7 @@ class ScaleByAdagrad(Transform):
     initial_accumulator_value: float = 0.0
     eps: float = 1e-10
 
-    slots = (Slot("sum", "G - G_0, the sum of the squared gradients"),)
+    slots = (Slot("sum", "G - G_0, the sum of the squared gradients", nonnegative=True),)
 
     def update(self, u: Tensor, p: Tensor, state: State, h: Hyper) -> tuple[Tensor, Updates]:
         total = state.sum + u * u

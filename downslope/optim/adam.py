@@ -62,8 +62,8 @@ class ScaleByAdam(Transform):
 
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
-        Slot("exp_avg_sq", "v, the running mean of its square"),
-        Slot("max_exp_avg_sq", "the largest v so far", when=lambda self: self.amsgrad),
+        Slot("exp_avg_sq", "v, the running mean of its square", nonnegative=True),
+        Slot("max_exp_avg_sq", "the largest v so far", when=lambda self: self.amsgrad, nonnegative=True),
     )
 
     def update(self, u: Tensor, p: Tensor, state: State, h: Hyper) -> tuple[Tensor, Updates]:

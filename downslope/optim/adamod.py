@@ -74,8 +74,8 @@ class ScaleByAdaMod(Transform):
 
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
-        Slot("exp_avg_sq", "v, the running mean of its square"),
-        Slot("exp_avg_lr", "s, the running mean of the rate"),
+        Slot("exp_avg_sq", "v, the running mean of its square", nonnegative=True),
+        Slot("exp_avg_lr", "s, the running mean of the rate", nonnegative=True),
     )
 
     def check(self) -> None:

@@ -67,7 +67,7 @@ class ScaleByAdamP(Transform):
     scope = "tensor"
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
-        Slot("exp_avg_sq", "v, the running mean of its square"),
+        Slot("exp_avg_sq", "v, the running mean of its square", nonnegative=True),
     )
 
     def update(self, u: Tensor, p: Tensor, state: State, h: Hyper) -> tuple[Tensor, Updates]:

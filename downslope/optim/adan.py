@@ -78,7 +78,7 @@ class ScaleByAdan(Transform):
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
         Slot("exp_avg_diff", "v, the running mean of the gradient's difference"),
-        Slot("exp_avg_sq", "n, the running mean of the square of gradient plus difference"),
+        Slot("exp_avg_sq", "n, the running mean of the square of gradient plus difference", nonnegative=True),
         Slot("previous_gradient", "the gradient of the step before"),
     )
 

@@ -57,7 +57,7 @@ class ScaleByDiffGrad(Transform):
 
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
-        Slot("exp_avg_sq", "v, the running mean of its square"),
+        Slot("exp_avg_sq", "v, the running mean of its square", nonnegative=True),
         Slot("previous_grad", "g_{t-1}, the gradient of the last step"),
     )
 

@@ -79,7 +79,7 @@ class ScaleByNAdam(Transform):
 
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
-        Slot("exp_avg_sq", "v, the running mean of its square"),
+        Slot("exp_avg_sq", "v, the running mean of its square", nonnegative=True),
         Slot("mu_product", "μ_1 … μ_t", shape="scalar", init=1.0),
     )
 

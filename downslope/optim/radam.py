@@ -90,7 +90,7 @@ class ScaleByRAdam(Transform):
 
     slots = (
         Slot("exp_avg", "m, the running mean of the gradient"),
-        Slot("exp_avg_sq", "v, the running mean of its square"),
+        Slot("exp_avg_sq", "v, the running mean of its square", nonnegative=True),
     )
 
     def check(self) -> None:

@@ -62,7 +62,7 @@ class ScaleByRMSprop(Transform):
     eps_inside_root: bool = False
 
     slots = (
-        Slot("square_avg", "n, the running mean of the squared gradient"),
+        Slot("square_avg", "n, the running mean of the squared gradient", nonnegative=True),
         Slot("grad_avg", "a, the running mean of the gradient", when=lambda self: self.centered),
     )
 

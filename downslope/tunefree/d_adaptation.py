@@ -96,7 +96,7 @@ class ScaleByDAdaptAdam(GlobalTransform):
     fixed = ("growth_rate",)
     slots = (
         Slot("exp_avg", "m: running mean of lambda times the gradient"),
-        Slot("exp_avg_sq", "v: running mean of the squared gradient"),
+        Slot("exp_avg_sq", "v: running mean of the squared gradient", nonnegative=True),
         Slot("s", "running mean of lambda times the gradient, at the rate of v"),
     )
     shared = (
