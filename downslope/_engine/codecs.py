@@ -140,9 +140,9 @@ def stochastic_rounding(x: Tensor, key: int, start: int = 0) -> Tensor:
     x = x.detach().float().contiguous()
     bits = x.view(torch.int32).to(torch.int64) & _LOW
     draw = random_bits(key, x.numel(), start, x.device).reshape(x.shape) & 0xFFFF
-    high = (bits + draw) >> 16
+    high = torch.where(x.isfinite(), bits + draw, bits) >> 16
     rounded = torch.where(high >= 0x8000, high - 0x10000, high).to(torch.int16).view(torch.bfloat16)
-    return torch.where(x.isfinite(), rounded, x.to(torch.bfloat16))
+    return rounded.masked_fill(x.isnan(), torch.nan)
 
 
 _LOW = 0xFFFFFFFF

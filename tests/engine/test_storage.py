@@ -184,14 +184,20 @@ def test_subspaces_and_momenta_of_matrix_methods_too(form):
 
 
 def test_a_subspace_that_starts_anew_forgets_its_scales():
-    p = nn.Parameter(torch.zeros(80, 64))
-    opt = ds.FRUGAL([("hidden.weight", p)], update_gap=2, density=1.0, state_dtype="8bit", lr=0.1)
-    seen = []
-    for _ in range(3):
-        p.grad = torch.ones_like(p)
+    ps = [nn.Parameter(torch.zeros(64, 64)) for _ in range(2)]
+    members = [(f"block{i}.weight", p) for i, p in enumerate(ps)]
+    opt = ds.FRUGAL(members, selector="blocks", update_gap=2, density=0.5, state_dtype="8bit", lr=0.1)
+    active, scales = [], []
+    for _ in range(6):
+        for p in ps:
+            p.grad = torch.ones_like(p)
         opt.step()
-        seen.append(float(opt.state[p]["exp_avg.scale"][0]))
-    assert seen == pytest.approx([0.1, 0.19, 0.1])
+        with_scales = [i for i, p in enumerate(ps) if "exp_avg.scale" in opt.state[p]]
+        assert with_scales == [i for i, p in enumerate(ps) if opt.state[p]["exp_avg"].numel()]
+        active += with_scales
+        scales.append(float(opt.state[ps[with_scales[0]]]["exp_avg.scale"][0]))
+    assert active == [1, 1, 0, 0, 1, 1]
+    assert scales == pytest.approx([0.1, 0.19] * 3)
 
 
 # ------------------------------------------------------------------------------------------------ refusals
