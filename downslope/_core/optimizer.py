@@ -51,12 +51,15 @@ class Options(TypedDict, total=False):
         a function of a `ParamInfo` that gives either. Embeddings, tensors of fewer than 4096 elements and copies of the
         parameter stay in full precision, and the manifest says so. A function overrides the first two, a slot's name in
         a dict the last. Low-bit values pass through float32, also where the parameter is float64.
+    stochastic_rounding: round new bfloat16 parameters up or down at random, so that small updates are not lost (default
+        False: to the nearest). Parameters of other dtypes do not change.
     """
 
     maximize: bool
     execution: Literal["auto", "native", "reference"]
     seed: int
     state_dtype: StateDtype
+    stochastic_rounding: bool
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -68,7 +71,7 @@ class Optimizer(torch.optim.Optimizer):
         lr: learning rate, or a dict with one per label where the rule has a `partition`. It may be a schedule, as may
             every hyperparameter that is a float.
         tied: hyperparameters that several transforms of the rule share as one entry of the param groups.
-        maximize, execution, seed, state_dtype: see `Options`.
+        maximize, execution, seed, state_dtype, stochastic_rounding: see `Options`.
 
     Raises:
         ArgumentError: for a value, group or parameter that breaks a rule, in one sentence.
@@ -97,14 +100,16 @@ class Optimizer(torch.optim.Optimizer):
         execution: Literal["auto", "native", "reference"] = "auto",
         seed: int = 0,
         state_dtype: StateDtype = "float32",
+        stochastic_rounding: bool = False,
     ) -> None:
         owner = type(self).__name__
         if not isinstance(rule, Transform):
             refuse(owner, "rule", "a transform, such as ds.chain(ds.ScaleByAdam())", rule)
         if execution not in EXECUTIONS:
             refuse(owner, "execution", f"one of {', '.join(map(repr, EXECUTIONS))}", execution)
-        if not isinstance(maximize, bool):
-            refuse(owner, "maximize", "True or False", maximize)
+        for name, flag in (("maximize", maximize), ("stochastic_rounding", stochastic_rounding)):
+            if not isinstance(flag, bool):
+                refuse(owner, name, "True or False", flag)
         rule = with_step(rule)
         check_order(owner, rule)
         self._plan: Node = bind(rule, tied, owner, state_dtype)
@@ -113,6 +118,7 @@ class Optimizer(torch.optim.Optimizer):
             refuse(owner, "execution", "'auto' or 'reference' on this machine", execution, reason)
         self._native = Native() if execution != "reference" and not unavailable() else None
         self._lr, self._maximize, self.seed = lr, maximize, int(seed)
+        self._stochastic = stochastic_rounding
         self._model_roles = roles(bare_model(params)) if isinstance(params, nn.Module) else {}
         self._info: dict[Tensor, ParamInfo] = {}
         self._routes: list[Route] = []
@@ -343,7 +349,7 @@ class Optimizer(torch.optim.Optimizer):
     def _item(self, p: Tensor, group: dict[str, Any], route: Route) -> Item:
         sign = -1.0 if self._maximize else 1.0
         signals = self._signals.of(self.state[p], p, sign)
-        return Item.of(p, self.info(p), group, route, self.state[p], sign, self.seed, signals)
+        return Item.of(p, self.info(p), group, route, self.state[p], sign, self.seed, signals, self._stochastic)
 
     def _peers(self, route: Route) -> tuple[ParamInfo, ...]:
         """The parameters that follow a route, in the order of their names."""
@@ -473,6 +479,7 @@ class Optimizer(torch.optim.Optimizer):
             "_native",
             "_lr",
             "_maximize",
+            "_stochastic",
             "seed",
             "_model_roles",
             "_info",

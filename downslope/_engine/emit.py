@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from downslope._engine.expr import ELEMENT, ROW, SET, TENSOR, Value
 from downslope._engine.program import Program
 
-__all__ = ["SEGMENT", "TILE", "emit"]
+__all__ = ["BLOCKWISE", "SEGMENT", "STOCHASTIC", "TILE", "emit"]
 
+BLOCKWISE = ("ds::q8", "ds::q4")
+STOCHASTIC = "bfloat16, rounded stochastically"
 TILE = 2048
 SEGMENT = 16 * TILE
 _REDUCTIONS = ("sum", "max")
@@ -31,7 +33,7 @@ def emit(program: Program, compute: str, storage: Mapping[str, str]) -> str:
     Args:
         program: what to compute.
         compute: the C++ type that it is computed in, "float" or "double".
-        storage: the tag of `runtime.h` for each stream that is not stored in that type.
+        storage: for each stream that is not stored in that type, the tag of `staging.h` or how it is stored.
     """
     return _Emitter(program, compute, storage).source()
 
@@ -54,7 +56,6 @@ class _Emitter:
         self.order = _topological(outputs)
         self.name = {id(v): f"v{i}" for i, v in enumerate(self.order)}
         self.last = max((v.depth for v in outputs), default=0)
-        self.by_rows = any(v.level == ROW for v in self.order)
         over_elements = [v for v in self.order if v.op in _REDUCTIONS and v.args[0].level == ELEMENT]
         self.reductions = [_Reduction(i, v) for i, v in enumerate(over_elements)]
         self.rows = [v for v in self.order if v.level == ROW and v.op != "constant"]
@@ -96,7 +97,7 @@ extern "C" int downslope_step(const Job* job_) {{
   for (i64 t = 0; t < n; ++t) {{
     Tensor& x = tensors[t];
     x.numel = job.numel[t];
-    x.rows = {"job.rows[t]" if self.by_rows else "1"};
+    x.rows = {"job.rows[t]" if self.program.by_rows else "1"};
     x.cols = x.rows ? x.numel / x.rows : 0;
     x.pieces = (x.cols + {SEGMENT - 1}) / {SEGMENT};
     x.first = segments;
@@ -151,7 +152,7 @@ extern "C" int downslope_step(const Job* job_) {{
         lines = [self._stage_value(v) for v in values]
         if depth == self.last:
             for k, v in scalars.items():
-                at = self._slot(k)
+                at = self.program.column(k)
                 lines.append(f"*(C*)job.data[t * {self._width()} + {at}] = (C){self._at(v, TENSOR)};")
             for i, v in enumerate(self.program.measured.values()):
                 lines.append(f"job.measured[t * {len(self.program.measured)} + {i}] = {self._at(v, TENSOR)};")
@@ -279,31 +280,36 @@ extern "C" int downslope_step(const Job* job_) {{
     def _width(self) -> int:
         return len(self.program.streams) + len(self.program.scalars)
 
-    def _slot(self, name: str) -> int:
-        """The column of a stream or a scalar in the tables."""
-        return [*self.program.streams, *self.program.scalars].index(name)
-
     def _pointer(self, stream: str) -> str:
-        return f"p{self._slot(stream)}"
+        return f"p{self.program.column(stream)}"
 
     def _buffers(self, streams: Iterable[str]) -> str:
-        return " ".join(f"alignas(64) C b{self._slot(s)}[{TILE}];" for s in streams)
+        return " ".join(f"alignas(64) C b{self.program.column(s)}[{TILE}];" for s in streams)
 
     def _open(self, stream: str, read: bool, write: bool) -> str:
-        at, tag = self._slot(stream), self.storage.get(stream)
-        data, layout = f"job.data[t * {self._width()} + {at}]", f"job.layout[t * {self._width()} + {at}]"
-        plain = f"ds::{'f32' if self.compute == 'float' else 'f64'}"
-        load = f"ds::load<C, {tag or plain}>({data}, {layout}, i, m, b{at});" if read else ""
-        if tag is not None:
+        at, how = self.program.column(stream), self.storage.get(stream)
+        data, layout = self._cell("data", stream), self._cell("layout", stream)
+        tag = {None: self._own, STOCHASTIC: "ds::bf16"}.get(how, how)
+        load = f"ds::load<C, {tag}>({data}, {layout}, i, m, b{at});" if read else ""
+        if how is not None:
             return f"C* __restrict p{at} = b{at}; {load}"
         return f"C* __restrict p{at} = {layout} ? b{at} : (C*){data} + i; if ({layout}) {{ {load} }}"
 
     def _close(self, stream: str) -> str:
-        at, tag = self._slot(stream), self.storage.get(stream)
-        data, layout = f"job.data[t * {self._width()} + {at}]", f"job.layout[t * {self._width()} + {at}]"
-        plain = f"ds::{'f32' if self.compute == 'float' else 'f64'}"
-        store = f"ds::store<C, {tag or plain}>({data}, {layout}, i, m, b{at});"
-        return store if tag is not None else f"if ({layout}) {store}"
+        at, how = self.program.column(stream), self.storage.get(stream)
+        data, layout = self._cell("data", stream), self._cell("layout", stream)
+        if how == STOCHASTIC:
+            key = f"(ds::u32){self._cell('key', stream)}"
+            return f"ds::store_stochastic<C>({data}, {layout}, i, m, b{at}, {key}, job.start[t] + i);"
+        store = f"ds::store<C, {how or self._own}>({data}, {layout}, i, m, b{at});"
+        return store if how is not None else f"if ({layout}) {store}"
+
+    @property
+    def _own(self) -> str:
+        return "ds::f32" if self.compute == "float" else "ds::f64"
+
+    def _cell(self, table: str, stream: str) -> str:
+        return f"job.{table}[t * {self._width()} + {self.program.column(stream)}]"
 
     # ---------------------------------------------------------------- expressions
 
@@ -328,7 +334,7 @@ extern "C" int downslope_step(const Job* job_) {{
         if v.op == "argument":
             return f"a[{v.args[0]}]"
         if v.op == "scalar":
-            at = self._slot(v.args[0])
+            at = self.program.column(v.args[0])
             return f"*(const C*)job.data[t * {self._width()} + {at}]"
         if v.op == "size":
             return f"(C)x.{v.args[0]}"

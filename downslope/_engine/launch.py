@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from downslope._core.roles import ParamInfo
+from downslope._engine.codebook import codebook
+from downslope._engine.emit import BLOCKWISE, STOCHASTIC
 from downslope._engine.program import Program
 from downslope._engine.reference import Item
+from downslope._engine.state import coded
+from downslope._engine.storage import SCALE, Form, codec, rounding_key
 
-__all__ = ["TAGS", "Launch", "Repeat", "computing", "function"]
+__all__ = ["TAGS", "Launch", "Repeat", "computing", "function", "storage"]
 
 TAGS = {torch.float32: "ds::f32", torch.float64: "ds::f64", torch.bfloat16: "ds::bf16", torch.float16: "ds::f16"}
-_TABLES = ("numel", "rows", "set", "data", "layout", "args", "measured")
+_TABLES = ("numel", "rows", "set", "data", "layout", "args", "measured", "start", "key")
+_FORMATS = {"bfloat16": STOCHASTIC, "8bit": BLOCKWISE[0], "4bit": BLOCKWISE[1]}
 _pointer = Tensor.data_ptr
 _contiguous = Tensor.is_contiguous
 _grad = operator.attrgetter("grad")
@@ -62,14 +69,21 @@ class Launch:
         self.function: Any = None
         self.compute = computing(items[0].stored_p)
         streams = {name: self._column(name) for name in program.streams}
-        self.storage = tuple(
-            (name, TAGS[column[0].dtype]) for name, column in streams.items() if column[0].dtype != self.compute
-        )
+        self.storage = storage(items[0], program)
+        self.drawn = [name for name, how in self.storage if how == STOCHASTIC]
         self.columns = streams | {key: [item.state[key] for item in items] for key in program.scalars}
         self.data = np.array([list(map(_pointer, column)) for column in self.columns.values()], np.int64).T.copy()
+        self.scales = {
+            name: [item.state[name + SCALE] for item in items] for name, how in self.storage if how in BLOCKWISE
+        }
+        self.coded = {name: self._code(name, scales) for name, scales in self.scales.items()}
         self.numel = np.array([item.stored_p.numel() for item in items], np.int64)
         self.rows = np.array([len(p) if p.ndim else 1 for p in (item.stored_p for item in items)], np.int64)
         self.measured = np.zeros((len(items), max(len(program.measured), 1)))
+        self.start = np.array([item.start for item in items], np.int64)
+        self.key = np.zeros(self.data.shape, np.int64)
+        for name in self.drawn:
+            self.key[:, program.column(name)] = [draw(name, item.info, item.seed, item.state) for item in items]
         self._lay_out(list(streams.values()))
         self._sort_sets()
         tables = (getattr(self, name).ctypes.data for name in _TABLES)
@@ -94,16 +108,27 @@ class Launch:
             return [item.signals[name.removeprefix("signal.")] for item in self.items]
         return [item.state[name] for item in self.items]
 
+    def _code(self, name: str, scales: list[Tensor]) -> np.ndarray[Any, Any]:
+        """The structures `LowBit` of lowbit.h, to which the pointers of a coded state lead."""
+        form, signed = _codes(self.items[0])[name]
+        how = codec(form, not signed)
+        table = np.empty(len(scales), [(each, np.int64) for each in ("codes", "scales", "book", "block")])
+        column = self.program.column(name)
+        table["codes"], table["scales"] = self.data[:, column], list(map(_pointer, scales))
+        table["book"], table["block"] = _book(form, signed).data_ptr(), how.block
+        self.data[:, column] = table.ctypes.data + table.itemsize * np.arange(len(scales))
+        return table
+
     def _lay_out(self, columns: list[list[Tensor]]) -> None:
         """Layouts for the tensors whose elements do not lie in the order of the others."""
         self.layouts: list[np.ndarray[Any, Any]] = []
         self.layout = np.zeros(self.data.shape, np.int64)
-        by_rows = any(v.op == "size" and v.args[0] != "numel" for v in self.program.graph.values())
+        ordered = self.program.by_rows or bool(self.drawn) or bool(self.scales)
         for i, row in enumerate(zip(*columns, strict=True)):
             if all(map(_contiguous, row)):
                 continue
             alike = all(x.stride() == row[0].stride() for x in row)
-            if alike and not by_rows and torch.ops.aten.is_non_overlapping_and_dense(row[0]):
+            if alike and not ordered and torch.ops.aten.is_non_overlapping_and_dense(row[0]):
                 continue
             for j, x in enumerate(row):
                 if not x.is_contiguous():
@@ -123,6 +148,45 @@ class Launch:
             self.set[i] = known[key]
         numbers = [[_number(source, item) for source in self.program.arguments] for item in self.of_set]
         self.args = np.array(numbers, np.float64).reshape(len(numbers), -1)
+
+
+def storage(item: Item, program: Program) -> tuple[tuple[str, str], ...]:
+    """How the streams of an item are stored that are not stored in the precision of the computation."""
+    compute, found = computing(item.stored_p), []
+    forms = _codes(item)
+    for name in program.streams:
+        if name == "p" and item.stochastic and item.stored_p.dtype == torch.bfloat16:
+            found.append((name, STOCHASTIC))
+        elif name in forms:
+            found.append((name, _FORMATS[forms[name][0]]))
+        elif (dtype := _dtype_of(name, item, compute)) != compute:
+            found.append((name, TAGS[dtype]))
+    return tuple(found)
+
+
+def _codes(item: Item) -> dict[str, tuple[Form, bool]]:
+    return {key: how for d in item.deferred for key, how in coded(d.leaf.node, item).items()}
+
+
+@functools.cache
+def _book(form: str, signed: bool) -> Tensor:
+    how = codec(form, not signed)
+    return codebook(how.map, how.thresholds)
+
+
+def _dtype_of(name: str, item: Item, compute: torch.dtype) -> torch.dtype:
+    if name in ("p", "grad"):
+        return item.stored_p.dtype if name == "p" else item.stored_grad.dtype
+    if name in ("u", "out"):
+        return compute if item.made is None else item.made.dtype
+    x = item.signals[name.removeprefix("signal.")] if name.startswith("signal.") else item.state[name]
+    dtype: torch.dtype = x.dtype
+    return dtype
+
+
+def draw(name: str, info: ParamInfo, seed: int, state: Mapping[str, Any]) -> int:
+    """The key of what rounds a stream at the coming step."""
+    return rounding_key(seed, state.get("step", 0) + 1, info, "" if name == "p" else name)
 
 
 def _apart(item: Item) -> Tensor:
@@ -231,11 +295,14 @@ class _Again:
     """A launch without the tensors that belong to one step alone."""
 
     def __init__(self, launch: Launch, start: int) -> None:
-        self.launch_tables = [getattr(launch, name) for name in _TABLES]  # the job points into them
+        self.tables = [*(getattr(launch, name) for name in _TABLES), launch.coded]  # the job points into them
         self.function, self.job, self.sources = launch.function, launch.job, launch.program.arguments
-        self.data, self.args = launch.data, launch.args
+        self.data, self.args, self.key = launch.data, launch.args, launch.key
+        self.draws = [(launch.program.column(name), name) for name in launch.drawn]
+        self.named = [(item.info, item.seed) for item in launch.items]
         self.part = slice(start, start + len(launch.items))
         self.known = {name: list(map(_pointer, column)) for name, column in launch.columns.items()}
+        self.known |= {name + SCALE: list(map(_pointer, column)) for name, column in launch.scales.items()}
         self.sets = [(item.group, self._at(launch, item, start)) for item in launch.of_set]
         self.leaves = [d.leaf for d in launch.items[0].deferred]
         self.written = launch.written
@@ -277,6 +344,9 @@ class _Again:
         for k, (group, at) in enumerate(self.sets):
             step = float(steps[at] + 1)
             self.args[k] = [step if s[0] == "step" else setting(s, group, max_lr) for s in self.sources] or 0.0
+        for j, name in self.draws:
+            mine = zip(self.named, states[self.part], strict=True)
+            self.key[:, j] = [draw(name, info, seed, state) for (info, seed), state in mine]
         return True
 
     def run(self) -> None:

@@ -23,10 +23,11 @@ from downslope._engine.build import BuildError, load
 from downslope._engine.emit import emit
 from downslope._engine.expr import TraceError
 from downslope._engine.kernels import runtime
-from downslope._engine.launch import TAGS, Launch, Repeat, computing, function
+from downslope._engine.launch import TAGS, Launch, Repeat, computing, function, storage
 from downslope._engine.program import Leaf, Program, fuse
 from downslope._engine.reference import Context, Item, run
-from downslope._engine.state import is_plain, stored
+from downslope._engine.state import coded, stored
+from downslope._engine.storage import SCALE
 
 __all__ = ["Native", "leaf_of", "unavailable"]
 
@@ -120,6 +121,8 @@ class Native:
         leaf = self._leaf(node, item.group, _signals(item))
         if not self._takes(leaf, item, context):
             return False
+        if item.deferred and self._clash(leaf, item):
+            self.settle([item])
         item.deferred.append(Deferred(leaf, item.step, context.max_lr, context.visible))
         item.settle = self.settle
         return True
@@ -146,7 +149,7 @@ class Native:
                 launch.run()
                 names = list(launch.program.measured)
                 for item, row in zip(batch, launch.measured.tolist(), strict=True):
-                    found[id(item)] = dict(zip(names, row, strict=True))
+                    found[id(item)] = dict(zip(names, row, strict=False))
         finally:
             for item in items:
                 item.deferred.pop()
@@ -156,13 +159,13 @@ class Native:
         """What runs the rule of a parameter, for the manifest; `low` has the slots that are stored at low precision."""
         if not (p.device.type == "cpu" and p.layout == torch.strided):
             return "reference"
-        emitted = {
-            node.name: self._program((self._leaf(node, group, tuple(node.transform.needs)),), p.ndim, True, True, False)
-            for node in plan.on(route)
-        }
-        coded = {node.name for node in plan.on(route) if not set(low).isdisjoint(node.slots.values())}
-        eager = [name for name, program in emitted.items() if program is None or name in coded]
-        if eager and len(eager) < len(emitted):
+        eager = []
+        for node in (nodes := list(plan.on(route))):
+            leaf = self._leaf(node, group, tuple(node.transform.needs))
+            program = self._program((leaf,), p.ndim, True, True, False)
+            if program is None or (program.by_rows and not set(low).isdisjoint(node.slots.values())):
+                eager.append(node.name)
+        if eager and len(eager) < len(nodes):
             return f"native, reference for {', '.join(eager)}"
         return "reference" if eager else "native"
 
@@ -175,20 +178,34 @@ class Native:
     def _takes(self, leaf: Leaf, item: Item, context: Context) -> bool:
         """Whether a kernel can be emitted for this transform of this parameter."""
         program = self._program((leaf,), item.stored_p.ndim, True, False, False)
-        if not is_plain(leaf.node, item):
-            return False
-        if program is None or not (_is_plain(item.stored_p) and _is_plain(item.stored_grad)):
+        if program is None or (program.by_rows and coded(leaf.node, item)):
+            return False  # blocks and rows are different pieces of a tensor
+        if not (_is_plain(item.stored_p) and _is_plain(item.stored_grad)):
             return False
         shared = [source[2] for source in program.arguments if source[0] == "shared"]
         if not all(_is_number(getattr(context.visible, name)) for name in shared):
             return False
         state, compute = stored(leaf.node, item), computing(item.stored_p)
+        codes = {key for key, (form, _) in coded(leaf.node, item).items() if form != "bfloat16"}
         for slot in leaf.transform.kept():
-            x = state[slot.name]
+            x, key = state[slot.name], leaf.node.slots[slot.name]
+            if key in codes:
+                if not (x.is_contiguous() and item.state[key + SCALE].is_contiguous() and x.device.type == "cpu"):
+                    return False
+                continue
             wider = x.dtype == torch.float64 != compute  # the reference then computes in float64
             if not _is_plain(x) or wider or (slot.shape == "scalar" and x.dtype != compute):
                 return False
         return all(_is_plain(x) for x in item.signals.values() if isinstance(x, Tensor))
+
+    def _clash(self, leaf: Leaf, item: Item) -> bool:
+        """Whether a kernel with what was put off would go by rows and by blocks at once."""
+        leaves = [*(d.leaf for d in item.deferred), leaf]
+        return any(coded(each.node, item) for each in leaves) and any(self._by_rows(each, item) for each in leaves)
+
+    def _by_rows(self, leaf: Leaf, item: Item) -> bool:
+        program = self._program((leaf,), item.stored_p.ndim, True, False, False)
+        return program is not None and program.by_rows
 
     def _program(
         self, leaves: tuple[Leaf, ...], ndim: int, from_gradient: bool, finishing: bool, negated: bool
@@ -217,16 +234,15 @@ class Native:
         batches: dict[Any, list[Item]] = {}
         for item in items:
             program = self._of(item, finishing)
-            keys = [d.leaf.node.slots[s.name] for d in item.deferred for s in d.leaf.transform.kept()]
-            dtypes = (item.stored_p.dtype, item.stored_grad.dtype, *(item.state[key].dtype for key in keys))
-            batches.setdefault((id(program), dtypes), []).append(item)
+            how = None if program is None else (computing(item.stored_p), storage(item, program))
+            batches.setdefault((id(program), how), []).append(item)
         return list(batches.values())
 
     def _launch(self, batch: Sequence[Item], finishing: bool) -> Launch:
         program = self._of(batch[0], finishing)
         assert program is not None
         launch = Launch(program, batch)
-        key = (id(program), launch.storage)
+        key = (id(program), launch.compute, launch.storage)
         if key not in self._kernels:
             compute = "float" if launch.compute == torch.float32 else "double"
             self._kernels[key] = function(load(runtime() + emit(program, compute, dict(launch.storage))))

@@ -9,7 +9,7 @@ from typing import Any
 
 from downslope._core.plan import Node
 from downslope._core.transform import Transform
-from downslope._engine.expr import SET, TENSOR, Graph, Symbol, TraceError, Value
+from downslope._engine.expr import ROW, SET, TENSOR, Graph, Symbol, TraceError, Value
 
 __all__ = ["Leaf", "Program", "fuse"]
 
@@ -58,6 +58,15 @@ class Program:
     into: str = "p"
     stores: dict[str, Value] = field(default_factory=dict)
     measured: dict[str, Value] = field(default_factory=dict)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows of a parameter are told apart."""
+        return any(v.level == ROW or (v.op == "size" and v.args[0] != "numel") for v in self.graph.values())
+
+    def column(self, name: str) -> int:
+        """The place of a stream or a scalar in the tables of a kernel."""
+        return [*self.streams, *self.scalars].index(name)
 
     def stream(self, name: str) -> Symbol:
         """A stream, listed at its first use."""

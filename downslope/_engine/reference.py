@@ -18,8 +18,9 @@ from downslope._core.combinators import Chain, Every, Mask, Partition, Project, 
 from downslope._core.plan import Node
 from downslope._core.roles import ParamInfo
 from downslope._core.transform import GlobalTransform, Projector
+from downslope._engine.codecs import stochastic_rounding
 from downslope._engine.state import slots, store
-from downslope._engine.storage import SCALE
+from downslope._engine.storage import SCALE, rounding_key
 
 if TYPE_CHECKING:
     from downslope._engine.native import Native
@@ -35,7 +36,7 @@ class Item:
     `p` and `grad` are in computing precision (float32 at least, complex as real), made when they are first read, from
     what is stored: `stored_p` and `stored_grad`, with `sign` -1 where the objective is maximised. `u` is the running
     update; what another executor has put off (`deferred`) is run when `u` is read. `start` is the place at which this
-    part of the tensor begins in the whole one, counted row by row.
+    part of the tensor begins in the whole one, counted row by row; `stochastic` is how bfloat16 parameters are rounded.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class Item:
         signals: dict[str, Any] | None = None,
         u: Tensor | None = None,
         start: int = 0,
+        stochastic: bool = False,
     ) -> None:
         self.parameter, self.info, self.group, self.route, self.state = parameter, info, group, route, state
         self.stored_p, self.stored_grad, self.sign = stored_p, stored_grad, sign
         self.step, self.seed, self.signals = step, seed, {} if signals is None else signals
-        self.start = start
+        self.start, self.stochastic = start, stochastic
         self.incoming: Tensor | None = None
         self.made = u
         self.deferred: list[Any] = []
@@ -75,6 +77,7 @@ class Item:
         sign: float,
         seed: int,
         signals: dict[str, Any],
+        stochastic: bool = False,
     ) -> Item:
         """The item of a parameter that has a gradient."""
         assert parameter.grad is not None
@@ -93,6 +96,7 @@ class Item:
             step=step,
             seed=seed,
             signals=signals,
+            stochastic=stochastic,
         )
 
     @functools.cached_property
@@ -141,7 +145,10 @@ class Item:
 
     def finish(self) -> None:
         """Write the new parameter and count the step."""
-        self.parameter.copy_(torch.view_as_complex(self.u.contiguous()) if self.parameter.is_complex() else self.u)
+        u = torch.view_as_complex(self.u.contiguous()) if self.parameter.is_complex() else self.u
+        if self.stochastic and self.parameter.dtype == torch.bfloat16:
+            u = stochastic_rounding(u, rounding_key(self.seed, self.step, self.info, ""), self.start)
+        self.parameter.copy_(u)
         self.state["step"] = self.step
 
 

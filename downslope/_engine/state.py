@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from downslope._core.transform import Slot
     from downslope._engine.reference import Item
 
-__all__ = ["form_of", "is_plain", "slots", "store", "stored"]
+__all__ = ["coded", "form_of", "slots", "store", "stored"]
 
 
 def stored(node: Node, item: Item) -> dict[str, Tensor]:
@@ -49,10 +49,14 @@ def form_of(node: Node, item: Item, slot: Slot) -> tuple[Form, tuple[int, ...]]:
     return node.storage.form(item.info, node.slots[slot.name], slot, whole)[0], shape
 
 
-def is_plain(node: Node, item: Item) -> bool:
-    """Whether a leaf keeps all of its state for a parameter in full precision."""
-    kept = () if node.storage.plain else node.for_group(item.group).kept()
-    return all(form_of(node, item, slot)[0] == "float32" for slot in kept)
+def coded(node: Node, item: Item) -> dict[str, tuple[Form, bool]]:
+    """The slots of a leaf that are not kept in full precision: their forms, and whether they have a sign."""
+    found: dict[str, tuple[Form, bool]] = {}
+    for slot in () if node.storage.plain else node.for_group(item.group).kept():
+        form, _ = form_of(node, item, slot)
+        if form != "float32":
+            found[node.slots[slot.name]] = form, not slot.nonnegative
+    return found
 
 
 def store(node: Node, item: Item, changes: Any) -> None:

@@ -223,7 +223,11 @@ def test_copies_keep_their_own_parameters():
             "no argument 'weigth_decay'; did you mean 'weight_decay'",
         ),
         (lambda m: ds.Adam(m, fused=True), ds.UnknownArgument, "'fused': execution= picks"),
-        (lambda m: ds.Adam(m, execution="gpu"), ds.ArgumentError, "execution must be 'auto' or 'reference'; got 'gpu'"),
+        (
+            lambda m: ds.Adam(m, execution="gpu"),
+            ds.ArgumentError,
+            "execution must be one of 'auto', 'native', 'reference'; got 'gpu'",
+        ),
         (lambda m: ds.Adam([]), ds.ArgumentError, "Adam: got an empty parameter list"),
         (lambda m: ds.Adam(m[0].weight), ds.ArgumentError, "Adam: params must be a model"),
         (lambda m: ds.Adam(set(m.parameters())), ds.ArgumentError, "in a fixed order"),

@@ -73,6 +73,54 @@ def test_it_does_what_the_reference_does(rule, dtype):
     assert {row.executor for row in made[0][1].manifest()} == {"native"}
 
 
+def bits(x):
+    return x.detach().contiguous().view(torch.int16)
+
+
+@pytest.mark.parametrize("arrange", [lambda g: g, lambda g: transposed(g)], ids=["dense", "transposed"])
+def test_stochastic_rounding_draws_the_same_bits(arrange):
+    made = pair([(50, 70), (300, 130), (7,)], ds.ScaleByLion(), torch.bfloat16, stochastic_rounding=True, seed=3)
+    walk(made, 12, arrange=arrange)
+    agree(made)
+    same = [float((bits(a) == bits(b)).float().mean()) for a, b in zip(made[0][0], made[1][0], strict=True)]
+    assert min(same) > 0.99, same
+    rounded = pair([(50, 70)], ds.ScaleByLion(), torch.bfloat16)
+    walk(rounded, 12)
+    assert not torch.equal(rounded[0][0][0], made[0][0][0])
+
+
+@pytest.mark.parametrize("arrange", [lambda g: g, lambda g: transposed(g)], ids=["dense", "transposed"])
+@pytest.mark.parametrize("rule", ["element", "two passes", "before a global one"])
+def test_bfloat16_state_is_the_same_bits(rule, arrange):
+    made = pair([(50, 100), (300, 130), (7,)], RULES[rule](), state_dtype="bfloat16")
+    walk(made, 12, arrange=arrange)
+    for a, b in zip(*(params for params, _ in made), strict=True):
+        assert float(((a - b).abs() > 1e-5).float().mean()) < 0.01  # sums in another order may flip a rounding
+    for key in ("exp_avg", "exp_avg_sq"):
+        a, b = (opt.state[params[1]][key] for params, opt in made)
+        assert a.dtype == b.dtype == torch.bfloat16
+        assert float((bits(a) == bits(b)).float().mean()) > 0.99
+    assert {row.executor for row in made[0][1].manifest()} == {"native"}
+
+
+@pytest.mark.parametrize("arrange", [lambda g: g, lambda g: transposed(g)], ids=["dense", "transposed"])
+@pytest.mark.parametrize("form", ["8bit", "4bit"])
+@pytest.mark.parametrize("rule", ["element", "two passes", "before a global one", "rows"])
+def test_low_bit_state_has_the_same_codes(rule, form, arrange):
+    made = pair([(50, 100), (300, 131), (7,)], RULES[rule](), state_dtype=form)
+    walk(made, 12, arrange=arrange)
+    for a, b in zip(*(params for params, _ in made), strict=True):
+        assert float(((a - b).abs() > 1e-5).float().mean()) < 0.01  # sums in another order may flip a code
+    for key in ("exp_avg", "exp_avg_sq"):
+        a, b = (opt.state[params[1]][key] for params, opt in made)
+        assert a.dtype == b.dtype == torch.uint8
+        assert float((a == b).float().mean()) > 0.99
+        scales = [opt.state[params[1]][key + ".scale"] for params, opt in made]
+        torch.testing.assert_close(*scales, rtol=1e-2, atol=0)
+    expected = "native, reference for scale_by_adam_p" if rule == "rows" else "native"
+    assert made[0][1].manifest().rows[0].executor == expected
+
+
 def transposed(g):
     return g.t().contiguous().t() if g.ndim == 2 else g
 

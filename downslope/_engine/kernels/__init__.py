@@ -7,7 +7,7 @@ from importlib import resources
 
 __all__ = ["runtime"]
 
-_PARTS = ("basics.h", "maths.h", "staging.h", "job.h")
+_PARTS = ("basics.h", "maths.h", "lowbit.h", "staging.h", "job.h")
 
 
 @functools.cache

@@ -11,6 +11,8 @@ struct Job {
   const i64* const* layout;      // [tensor, stream | scalar] null where the elements lie in row-major order
   const double* args;            // [set, argument]
   double* measured;              // [tensor, measure]
+  const i64* start;              // [tensor] where this part begins in the whole tensor
+  const i64* key;                // [tensor, stream | scalar] of stochastic rounding
 };
 
 // Memory for one call, freed at its end.

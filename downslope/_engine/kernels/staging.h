@@ -37,23 +37,27 @@ DS_INLINE u16 to_brain(float x) {
 // torch.
 struct f64 {
     using stored = double;
+    static constexpr bool blockwise = false;
     static DS_INLINE double read(double x) { return x; }
     static DS_INLINE double write(double x) { return x; }
 };
 struct f32 {
     using stored = float;
+    static constexpr bool blockwise = false;
     static DS_INLINE float read(float x) { return x; }
     template <class C>
     static DS_INLINE float write(C x) { return float(x); }
 };
 struct bf16 {
     using stored = u16;
+    static constexpr bool blockwise = false;
     static DS_INLINE float read(u16 x) { return bits<float>(u32(x) << 16); }
     template <class C>
     static DS_INLINE u16 write(C x) { return detail::to_brain(float(x)); }
 };
 struct f16 {
     using stored = u16;
+    static constexpr bool blockwise = false;
     static DS_INLINE float read(u16 x) { return detail::from_half(x); }
     template <class C>
     static DS_INLINE u16 write(C x) { return detail::to_half(float(x)); }
@@ -103,46 +107,57 @@ DS_INLINE void each_run(const i64* layout, i64 start, i64 n, Run run) {
 
 }  // namespace detail
 
+namespace detail {
+
+// Calls run(offset, stride, first, count) for each run of a tile.
+template <class Run>
+DS_INLINE void all_runs(const i64* layout, i64 start, i64 n, Run run) {
+    if (layout)
+        each_run(layout, start, n, run);
+    else
+        run(start, 1, 0, n);
+}
+
+}  // namespace detail
+
 // out[i] = element start + i of the tensor, for i < n; S is the format of what is stored.
 template <class C, class S>
 static void load(const void* base, const i64* layout, i64 start, i64 n, C* __restrict out) {
-    using T = typename S::stored;
-    const T* from = static_cast<const T*>(base);
-    auto run = [&](i64 offset, i64 stride, i64 first, i64 count) __attribute__((always_inline)) {
-        const T* __restrict line = from + offset;
-        C* __restrict tile = out + first;
-        if (stride == 1) {
+    if constexpr (S::blockwise) {
+        S::decode(*static_cast<const LowBit*>(base), start, n, out);
+    } else {
+        const auto* from = static_cast<const typename S::stored*>(base);
+        detail::all_runs(layout, start, n, [=](i64 offset, i64 stride, i64 first, i64 count) {
+            const auto* __restrict line = from + offset;
+            C* __restrict tile = out + first;
+            if (stride == 1) {
 #pragma omp simd
-            for (i64 i = 0; i < count; ++i) tile[i] = C(S::read(line[i]));
-        } else {
-            for (i64 i = 0; i < count; ++i) tile[i] = C(S::read(line[i * stride]));
-        }
-    };
-    if (layout)
-        detail::each_run(layout, start, n, run);
-    else
-        run(start, 1, 0, n);
+                for (i64 i = 0; i < count; ++i) tile[i] = C(S::read(line[i]));
+            } else {
+                for (i64 i = 0; i < count; ++i) tile[i] = C(S::read(line[i * stride]));
+            }
+        });
+    }
 }
 
 // The element start + i of the tensor = in[i], for i < n.
 template <class C, class S>
 static void store(void* base, const i64* layout, i64 start, i64 n, const C* __restrict in) {
-    using T = typename S::stored;
-    T* to = static_cast<T*>(base);
-    auto run = [&](i64 offset, i64 stride, i64 first, i64 count) __attribute__((always_inline)) {
-        T* __restrict line = to + offset;
-        const C* __restrict tile = in + first;
-        if (stride == 1) {
+    if constexpr (S::blockwise) {
+        S::encode(*static_cast<const LowBit*>(base), start, n, in);
+    } else {
+        auto* to = static_cast<typename S::stored*>(base);
+        detail::all_runs(layout, start, n, [=](i64 offset, i64 stride, i64 first, i64 count) {
+            auto* __restrict line = to + offset;
+            const C* __restrict tile = in + first;
+            if (stride == 1) {
 #pragma omp simd
-            for (i64 i = 0; i < count; ++i) line[i] = S::write(tile[i]);
-        } else {
-            for (i64 i = 0; i < count; ++i) line[i * stride] = S::write(tile[i]);
-        }
-    };
-    if (layout)
-        detail::each_run(layout, start, n, run);
-    else
-        run(start, 1, 0, n);
+                for (i64 i = 0; i < count; ++i) line[i] = S::write(tile[i]);
+            } else {
+                for (i64 i = 0; i < count; ++i) line[i * stride] = S::write(tile[i]);
+            }
+        });
+    }
 }
 
 // As store<C, bf16>, but rounded away from 0 with a chance equal to the part cut off. `index` is the row-major index of
@@ -151,7 +166,7 @@ template <class C>
 static void store_stochastic(void* base, const i64* layout, i64 start, i64 n, const C* __restrict in, u32 key,
                              u64 index) {
     u16* to = static_cast<u16*>(base);
-    auto run = [&](i64 offset, i64 stride, i64 first, i64 count) __attribute__((always_inline)) {
+    detail::all_runs(layout, start, n, [=](i64 offset, i64 stride, i64 first, i64 count) {
         for (i64 done = 0; done < count;) {
             u64 at = index + u64(first + done);
             u32 low = u32(at), high = u32(at >> 32);
@@ -168,11 +183,7 @@ static void store_stochastic(void* base, const i64* layout, i64 start, i64 n, co
             }
             done += part;
         }
-    };
-    if (layout)
-        detail::each_run(layout, start, n, run);
-    else
-        run(start, 1, 0, n);
+    });
 }
 
 }  // namespace ds

@@ -1,0 +1,228 @@
+// State at 8 and 4 bits, coded by blocks of consecutive elements, as the module codecs of the engine defines it:
+//
+//     encode: scale = max |x| of the block;  code = the number of thresholds below x / scale
+//     decode: x = value[code] * scale
+//
+// A block with a number that is not finite, or with a negative one where the values have no sign, keeps a scale that is
+// not finite. Codes of 4 bits stand two in a byte, the even element in the low half. Tiles start at a multiple of the
+// block.
+
+namespace ds {
+
+// What the stream's pointer points to, in place of a tensor's elements.
+struct LowBit {
+    u8* codes;
+    float* scales;
+    const void* book;  // made by the module codebook
+    i64 block;         // elements that share a scale, an even number
+};
+
+namespace detail {
+
+// How the code of a ratio is found. The bits of a float, those below the sign flipped where it is set, are integers in
+// the order of the floats. Between -low and low there is no threshold: that range is folded away. What is left is cut
+// into cells of 2^shift integers, so small that each holds one threshold at most: a cell is (threshold << 8 | code), with
+// the threshold counted from the start of the cell and the code that of the numbers up to it.
+struct Book8 {
+    i32 low, shift, zero_cell, zero_code, has_sign, unused[11];
+    float values[256];
+    u8 planes[4][256];  // the bytes of the values: of each the first, the second, ...
+    u32 cells[];
+};
+
+struct Book4 {
+    i32 zero_code, has_sign, unused[14];
+    float thresholds[16];
+    float pairs[256][2];  // the two values of a byte of codes
+};
+
+// The scale of n elements, and whether it can be divided by.
+struct Scale {
+    float value;
+    bool usable;
+};
+
+template <class C>
+static inline Scale scale_of(const C* __restrict x, i64 n, bool has_sign) {
+    u32 largest = 0, negative = 0;
+#pragma omp simd reduction(max : largest) reduction(| : negative)
+    for (i64 i = 0; i < n; ++i) {
+        u32 raw = bits<u32>(float(x[i])), magnitude = raw & 0x7fffffffu;
+        largest = magnitude > largest ? magnitude : largest;
+        negative |= raw > 0x80000000u ? 1u : 0u;
+    }
+    float value = bits<float>(largest);
+    value = isnan(value) || (negative && !has_sign) ? __builtin_nanf("") : value;
+    return {value, isfinite(value) && value > 0.0f};
+}
+
+template <class C>
+static inline void encode8(const Book8& book, const C* __restrict x, i64 n, float scale, u8* __restrict codes) {
+    const u32* __restrict cells = book.cells + book.zero_cell;
+    const i32 low = book.low, shift = book.shift;
+    const u32 rest = (1u << shift) - 1u;
+#pragma omp simd
+    for (i64 i = 0; i < n; ++i) {
+        i32 order = bits<i32>(float(x[i]) / scale);
+        order ^= (order >> 31) & 0x7fffffff;
+        i32 middle = order < low ? order : low;
+        i32 folded = order - (middle > -low ? middle : -low);
+        u32 cell = cells[folded >> shift];
+        codes[i] = u8((cell & 255u) + ((u32(folded) & rest) > cell >> 8 ? 1u : 0u));
+    }
+}
+
+#if defined(__AVX512VBMI__) && defined(__GNUC__) && !defined(__clang__)
+#define DS_BYTE_PERMUTES 1
+
+typedef u8 Bytes __attribute__((vector_size(64)));
+typedef __INT8_TYPE__ SignedBytes __attribute__((vector_size(64)));
+typedef u16 Halves __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64)));
+
+template <class Vector>
+DS_INLINE Vector read(const void* from) {
+    Vector v;
+    __builtin_memcpy(&v, from, sizeof v);
+    return v;
+}
+
+// The values of 64 codes times the scale. Each byte of a value is looked up by permutations, which beats gathers.
+DS_INLINE void decode64(const Book8& book, const u8* codes, float scale, float* out) {
+    Bytes code = read<Bytes>(codes), byte[4];
+    for (int k = 0; k < 4; ++k) {
+        const u8* plane = book.planes[k];
+        Bytes lower = __builtin_shuffle(read<Bytes>(plane), read<Bytes>(plane + 64), code);
+        Bytes upper = __builtin_shuffle(read<Bytes>(plane + 128), read<Bytes>(plane + 192), code);
+        byte[k] = (SignedBytes)code < 0 ? upper : lower;
+    }
+    Bytes first, second;
+    Halves third, fourth;
+    for (int i = 0; i < 64; ++i) first[i] = u8(i / 2 + i % 2 * 64), second[i] = u8(32 + i / 2 + i % 2 * 64);
+    for (int i = 0; i < 32; ++i) third[i] = u16(i / 2 + i % 2 * 32), fourth[i] = u16(16 + i / 2 + i % 2 * 32);
+    Halves a = (Halves)__builtin_shuffle(byte[0], byte[1], first);
+    Halves b = (Halves)__builtin_shuffle(byte[2], byte[3], first);
+    Halves c = (Halves)__builtin_shuffle(byte[0], byte[1], second);
+    Halves d = (Halves)__builtin_shuffle(byte[2], byte[3], second);
+    Floats quarters[4] = {(Floats)__builtin_shuffle(a, b, third), (Floats)__builtin_shuffle(a, b, fourth),
+                          (Floats)__builtin_shuffle(c, d, third), (Floats)__builtin_shuffle(c, d, fourth)};
+    for (int k = 0; k < 4; ++k) {
+        Floats scaled = quarters[k] * scale;
+        __builtin_memcpy(out + 16 * k, &scaled, sizeof scaled);
+    }
+}
+#else
+#define DS_BYTE_PERMUTES 0
+#endif
+
+template <class C>
+static inline void decode8(const Book8& book, const u8* __restrict codes, i64 n, float scale, C* __restrict out) {
+    i64 done = 0;
+#if DS_BYTE_PERMUTES
+    for (; done + 64 <= n; done += 64) {
+        float values[64];
+        decode64(book, codes + done, scale, values);
+#pragma omp simd
+        for (i64 i = 0; i < 64; ++i) out[done + i] = C(values[i]);
+    }
+#endif
+#pragma omp simd
+    for (i64 i = done; i < n; ++i) out[i] = C(book.values[codes[i]] * scale);
+}
+
+template <class C>
+static inline void encode4(const Book4& book, const C* __restrict x, i64 n, float scale, u8* __restrict codes) {
+    constexpr i64 piece = 256;
+    for (i64 done = 0; done < n; done += piece) {
+        i64 count = n - done < piece ? n - done : piece;
+        u16 each[piece / 2];
+        u8* one = reinterpret_cast<u8*>(each);
+        if (count < piece) each[count / 2] = 0;
+#pragma omp simd
+        for (i64 i = 0; i < count; ++i) {
+            float ratio = float(x[done + i]) / scale;
+            u32 code = 0;
+            for (int k = 0; k < 15; ++k) code += ratio > book.thresholds[k] ? 1u : 0u;
+            one[i] = u8(code);
+        }
+        u8* __restrict packed = codes + done / 2;
+#pragma omp simd
+        for (i64 i = 0; i < (count + 1) / 2; ++i) packed[i] = u8(one[2 * i] | one[2 * i + 1] << 4);
+    }
+}
+
+template <class C>
+static inline void decode4(const Book4& book, const u8* __restrict codes, i64 n, float scale, C* __restrict out) {
+    constexpr i64 piece = 256;
+    for (i64 done = 0; done < n; done += piece) {
+        i64 count = n - done < piece ? n - done : piece;
+        float values[piece];
+        for (i64 i = 0; i < (count + 1) / 2; ++i)
+            __builtin_memcpy(values + 2 * i, book.pairs[codes[done / 2 + i]], sizeof book.pairs[0]);
+#pragma omp simd
+        for (i64 i = 0; i < count; ++i) out[done + i] = C(values[i] * scale);
+    }
+}
+
+}  // namespace detail
+
+// Formats for load and store, beside f32 and the others; the layout is always null.
+struct q8 {
+    using stored = u8;
+    static constexpr bool blockwise = true;
+
+    template <class C>
+    static inline void decode(const LowBit& from, i64 start, i64 n, C* out) {
+        const detail::Book8& book = *static_cast<const detail::Book8*>(from.book);
+        for (i64 i = 0; i < n; i += from.block)
+            detail::decode8(book, from.codes + start + i, n - i < from.block ? n - i : from.block,
+                            from.scales[(start + i) / from.block], out + i);
+    }
+
+    template <class C>
+    static inline void encode(const LowBit& to, i64 start, i64 n, const C* in) {
+        const detail::Book8& book = *static_cast<const detail::Book8*>(to.book);
+        for (i64 i = 0; i < n; i += to.block) {
+            i64 count = n - i < to.block ? n - i : to.block;
+            auto [scale, usable] = detail::scale_of(in + i, count, book.has_sign);
+            to.scales[(start + i) / to.block] = scale;
+            u8* codes = to.codes + start + i;
+            if (usable)
+                detail::encode8(book, in + i, count, scale, codes);
+            else
+                __builtin_memset(codes, book.zero_code, u64(count));
+        }
+    }
+};
+
+struct q4 {
+    using stored = u8;
+    static constexpr bool blockwise = true;
+
+    template <class C>
+    static inline void decode(const LowBit& from, i64 start, i64 n, C* out) {
+        const detail::Book4& book = *static_cast<const detail::Book4*>(from.book);
+        for (i64 i = 0; i < n; i += from.block)
+            detail::decode4(book, from.codes + (start + i) / 2, n - i < from.block ? n - i : from.block,
+                            from.scales[(start + i) / from.block], out + i);
+    }
+
+    template <class C>
+    static inline void encode(const LowBit& to, i64 start, i64 n, const C* in) {
+        const detail::Book4& book = *static_cast<const detail::Book4*>(to.book);
+        for (i64 i = 0; i < n; i += to.block) {
+            i64 count = n - i < to.block ? n - i : to.block;
+            auto [scale, usable] = detail::scale_of(in + i, count, book.has_sign);
+            to.scales[(start + i) / to.block] = scale;
+            u8* codes = to.codes + (start + i) / 2;
+            if (usable) {
+                detail::encode4(book, in + i, count, scale, codes);
+            } else {
+                __builtin_memset(codes, book.zero_code * 17, u64(count + 1) / 2);
+                if (count % 2) codes[count / 2] = u8(book.zero_code);
+            }
+        }
+    }
+};
+
+}  // namespace ds
