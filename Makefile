@@ -1,4 +1,5 @@
 # make race    trains real models with six methods and says which is best (under 10 minutes on 2 cores)
+# make bench   times the engine against its byte bound and its rivals (ARGS="--help" for what can be chosen)
 # make test    format, lint, types, docs and tests
 # make setup   prepares the environment in .venv alone
 
@@ -6,8 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+BENCH_STAMP := $(VENV)/.bench-ready
 
-.PHONY: race test setup check format clean
+.PHONY: race bench test setup check format clean
 
 # Two processes of one thread share the race's folder; the first one reports. The same command resumes a race that was stopped.
 RACE := fashion-mlp sotu-gpt --methods adamw,sgd,lion,adabelief,muon,dog --trials 3 --seeds 5 --folder races/default
@@ -17,6 +19,15 @@ race: $(STAMP)
 	$(RUN)/downslope race $(RACE) >/dev/null 2>&1 & second=$$!; \
 	trap 'kill $$second 2>/dev/null' EXIT INT TERM; \
 	OMP_NUM_THREADS=1 $(RUN)/downslope race $(RACE)
+
+# The rivals come on top of what CI uses; the constraints keep them from bringing another torch.
+bench: $(BENCH_STAMP)
+	$(RUN)/python -m benchmarks.bench $(ARGS)
+
+$(BENCH_STAMP): $(STAMP)
+	$(RUN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[bench]" || \
+		echo "The rivals could not be installed; the others are measured without them."
+	@touch $@
 
 test: check
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2

@@ -1,0 +1,83 @@
+"""8-bit and 4-bit state of AdamW: size, step time, and the loss on the text workload.
+
+By default embeddings and tensors under 4,096 elements keep full precision. Size and time are of one large tensor, and
+the text model, which is small, stores all of its state in low bits: nothing hides behind tensors that were left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from typing import Any
+
+import downslope as ds
+from benchmarks.clock import Spread, ratio, take_turns
+from benchmarks.rivals import ours
+from benchmarks.sets import SETS, Tensors, tensors
+from downslope.referee import load_workload
+from downslope.referee.trial import run_trial
+
+__all__ = ["FORMS", "measure", "measure_loss", "measure_steps"]
+
+FORMS = ("8bit", "4bit")
+SEEDS = (0, 1, 2)
+LR = 3e-3
+"""The best constant rate of AdamW on this workload, by its target's record."""
+
+
+def measure(*, scale: float, execution: str, seconds: float) -> dict[str, Any]:
+    """The task: steps and loss. A scale below one shortens the runs of the text workload too."""
+    steps = None if scale == 1.0 else 20
+    found = measure_steps(tensors(SETS["one"].scaled(scale)), execution=execution, seconds=seconds)
+    return {"steps": found, "loss": measure_loss(execution=execution, steps=steps)}
+
+
+def measure_steps(shared: Tensors, *, execution: str, seconds: float) -> list[dict[str, Any]]:
+    """One row a form: seconds per step beside float32 in the same rounds, and bytes of state per number."""
+    plain, rows = ours("adamw", shared.parameters, execution=execution), []
+    for form in FORMS:
+        low = ours("adamw", shared.parameters, execution=execution, **_everywhere(form))
+        calls = {"float32": plain.variants["downslope"], form: low.variants["downslope"]}
+        for call in (*calls.values(), *calls.values()):
+            call()
+        found = take_turns(calls, shared.restore, seconds=seconds)
+        rows.append(
+            {
+                "form": form,
+                "seconds": dataclasses.asdict(Spread.of(found[form])),
+                "float32": dataclasses.asdict(Spread.of(found["float32"])),
+                "over_float32": dataclasses.asdict(ratio(found[form], found["float32"])),
+                "state_per_number": low.state_bytes / shared.numel,
+            }
+        )
+        del low, calls
+    return rows
+
+
+def _everywhere(form: str) -> dict[str, Any]:
+    """The keyword that stores all state in a form, also of embeddings and small tensors."""
+    return {} if form == "float32" else {"state_dtype": lambda info: form}
+
+
+def measure_loss(*, execution: str, steps: int | None = None, seeds: tuple[int, ...] = SEEDS) -> list[dict[str, Any]]:
+    """One row a form: the final metric of each seed, and how much larger its mean is than float32's.
+
+    Args:
+        execution: the executor.
+        steps: of each run; the workload's budget if None.
+        seeds: of the weights and the order of the batches; the same for all forms.
+    """
+    full = load_workload("sotu-gpt")
+    budget = steps or full.steps
+    workload = dataclasses.replace(full, evaluate_every=budget)
+    rows: list[dict[str, Any]] = []
+    for form in ("float32", *FORMS):
+        found = []
+        for seed in seeds:
+            hyper = {"lr": LR, "execution": execution, **_everywhere(form)}
+            record = run_trial(workload, ds.AdamW, hyper, seed=seed, steps=budget, target=-1.0, goal="min")
+            found.append(record.curve[-1].metric if record.cause is None else float("nan"))
+        mean = statistics.fmean(found)
+        above = mean / rows[0]["mean"] - 1 if rows else 0.0
+        rows.append({"form": form, "metric": full.metric_name, "seeds": found, "mean": mean, "above": above})
+    return rows
