@@ -125,3 +125,15 @@ def test_trains_the_convnet():
 def test_agrees_with_the_authors_code(name):
     case = FIXTURES[name]
     assert_agrees(case["trajectory"], lambda m: ds.AdamP(m, **case["settings"]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("execution", ["auto", "reference"])
+@pytest.mark.parametrize("make", [ds.AdamP, ds.SGDP])
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 0, 2)])
+def test_matrices_without_numbers_are_taken(make, shape, execution):
+    p = torch.nn.Parameter(torch.ones(shape))
+    opt = make([p], lr=0.1, execution=execution)
+    p.grad = torch.ones(shape)
+    opt.step()
+    assert opt.steps == 1
+    assert p.shape == shape
