@@ -182,7 +182,7 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
 _TORCH_ONLY = {
     "foreach": "execution= picks the implementation",
     "fused": "execution= picks the implementation",
-    "capturable": "execution= picks the implementation",
+    "capturable": "a step reads its hyperparameters on the host, so call step() outside of a CUDA graph",
     "differentiable": "differentiating through a step is not supported",
 }
 

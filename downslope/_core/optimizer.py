@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,21 @@ from downslope._engine.native import Native, unavailable
 from downslope._engine.reference import Context, Item, step
 from downslope._engine.storage import Place, StateDtype, held, places
 
+if TYPE_CHECKING:
+    from downslope._engine.compiled import Compiled
+
 __all__ = ["Optimizer", "Options"]
 
-EXECUTIONS = ("auto", "native", "reference")
+EXECUTIONS = ("auto", "native", "compiled", "reference")
 
 
 class Options(TypedDict, total=False):
     """Keywords that every optimizer takes.
 
     maximize: climb instead of descend (default False).
-    execution: `"native"` (kernels emitted for the CPU; what cannot be emitted runs as reference), `"reference"` (eager
-        PyTorch, one parameter at a time) or `"auto"` (native where there is a C++ compiler; the default). The manifest
-        says what runs each parameter.
+    execution: `"native"` (kernels emitted for the CPU; what cannot be emitted runs as reference), `"compiled"`
+        (torch.compile; the first step takes seconds to minutes), `"reference"` (eager PyTorch, one parameter at a time)
+        or `"auto"` (native where there is a C++ compiler; the default). The manifest says what runs each parameter.
     seed: of methods that draw random numbers (default 0); a draw depends on it, the step and the parameter's name.
     state_dtype: how state is stored: `"float32"` (default; the parameter's precision, float32 at least), `"bfloat16"`
         (stochastically rounded), `"8bit"` or `"4bit"` (block-wise); or a dict of these by slot, for the slots in it; or
@@ -56,10 +59,19 @@ class Options(TypedDict, total=False):
     """
 
     maximize: bool
-    execution: Literal["auto", "native", "reference"]
+    execution: Literal["auto", "native", "compiled", "reference"]
     seed: int
     state_dtype: StateDtype
     stochastic_rounding: bool
+
+
+def _executor(execution: str) -> Native | Compiled | None:
+    """What takes the steps besides the reference executor."""
+    if execution == "compiled":
+        from downslope._engine.compiled import Compiled  # it takes a second to import
+
+        return Compiled()
+    return Native() if execution != "reference" and not unavailable() else None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -97,7 +109,7 @@ class Optimizer(torch.optim.Optimizer):
         lr: Any = 1e-3,
         tied: tuple[str, ...] = (),
         maximize: bool = False,
-        execution: Literal["auto", "native", "reference"] = "auto",
+        execution: Literal["auto", "native", "compiled", "reference"] = "auto",
         seed: int = 0,
         state_dtype: StateDtype = "float32",
         stochastic_rounding: bool = False,
@@ -116,7 +128,7 @@ class Optimizer(torch.optim.Optimizer):
         self._signals = Signals(self._plan)
         if execution == "native" and (reason := unavailable()):
             refuse(owner, "execution", "'auto' or 'reference' on this machine", execution, reason)
-        self._native = Native() if execution != "reference" and not unavailable() else None
+        self._native = _executor(execution)
         self._lr, self._maximize, self.seed = lr, maximize, int(seed)
         self._stochastic = stochastic_rounding
         self._model_roles = roles(bare_model(params)) if isinstance(params, nn.Module) else {}
@@ -243,6 +255,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ArgumentError: when a gradient or a signal cannot be taken; no parameter has moved then.
         """
+        self._refuse_capture()
         if self._in_backward is not None:
             self._in_backward.check_end(self, closure)
         returned = self._signals.collect(self, closure, loss)
@@ -333,6 +346,13 @@ class Optimizer(torch.optim.Optimizer):
             scale: the number of drawn labels in that loss.
         """
         self._signals.observe(self, estimate, scale)
+
+    def _refuse_capture(self) -> None:
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise ArgumentError(
+                f"{type(self).__name__}: a step cannot be captured in a CUDA graph, which would replay the "
+                "hyperparameters of the capture; capture forward and backward, and call step() outside of the graph."
+            )
 
     def _refuse_sparse(self) -> None:
         for p in (p for group in self.param_groups for p in group["params"]):

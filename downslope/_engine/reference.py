@@ -23,6 +23,7 @@ from downslope._engine.state import slots, store
 from downslope._engine.storage import SCALE, rounding_key
 
 if TYPE_CHECKING:
+    from downslope._engine.compiled import Compiled
     from downslope._engine.native import Native
 
 __all__ = ["Context", "Item", "run", "seeded", "step"]
@@ -162,7 +163,7 @@ class Context:
     max_lr: float
     peers: Callable[[tuple[str, ...]], tuple[ParamInfo, ...]]
     visible: SimpleNamespace | None = None
-    native: Native | None = None
+    native: Native | Compiled | None = None
 
 
 def seeded(seed: int, step: int, info: ParamInfo, device: torch.device) -> torch.Generator:
@@ -210,7 +211,7 @@ def run(node: Node, items: list[Item], context: Context) -> None:
         _global(node, items, context)
     else:
         for item in items:
-            _apply(node, item, context)
+            apply(node, item, context)
 
 
 def _real(x: Tensor) -> Tensor:
@@ -251,7 +252,8 @@ def hyper(node: Node, item: Item, context: Context, step: int | None = None) -> 
     return h
 
 
-def _apply(node: Node, item: Item, context: Context) -> None:
+def apply(node: Node, item: Item, context: Context) -> None:
+    """Take one item through one transform, now or, where another executor puts it off, later."""
     if context.native is not None and context.native.defer(node, item, context):
         return
     t = node.for_group(item.group)
@@ -266,7 +268,7 @@ def _global(node: Node, items: list[Item], context: Context) -> None:
     combined(node, items, context, sums)
     outer, context.visible = context.visible, SimpleNamespace(**context.shared[node.key])
     for item in items:
-        _apply(node, item, context)
+        apply(node, item, context)
     context.visible = outer
 
 

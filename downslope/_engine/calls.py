@@ -1,0 +1,81 @@
+"""Calls of a program: on one tensor in its own layout, or on many small ones in one buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from downslope._engine.traced import WIDTH, Source, Traced
+
+__all__ = ["alone", "strides", "together"]
+
+Tensors = dict[Source, Tensor]
+
+_P = Source("p")
+_LEAST = 2 * WIDTH
+"""Length of the shortest buffer: longer than the vector of numbers, so that no compiler takes the two for one size."""
+
+
+def strides(p: Tensor) -> tuple[int, ...]:
+    """The layout in which a program sees a parameter and its state: its own, or row-major where that has gaps."""
+    order = sorted(range(p.ndim), key=lambda i: (p.stride()[i], p.shape[i]), reverse=True)
+    if p.permute(order).is_contiguous():
+        return p.stride()
+    return torch.empty(p.shape, device="meta").stride()
+
+
+def alone(program: Traced, backend: str, vector: Tensor, stored: Tensors, flat: bool) -> Tensors:
+    """Run a program on one parameter; what it writes is written, what it returns is returned."""
+    p = stored[_P]
+    layout = strides(p)
+    laid = {source: _laid(x, p.shape, layout) for source, x in stored.items()}
+    inputs = [_line(laid[source]) if flat else laid[source] for source in program.sources]
+    outputs = program(backend, vector, inputs)
+    for source in program.written:
+        if laid[source] is not stored[source]:
+            stored[source].copy_(laid[source])
+    whole = (x.as_strided(p.shape, layout) if flat and x.ndim else x for x in outputs)
+    return dict(zip(program.returned, whole, strict=True))
+
+
+def together(program: Traced, backend: str, vector: Tensor, stored: Sequence[Tensors]) -> list[Tensors]:
+    """Run an elementwise program on many parameters at once, by way of one buffer for each of its inputs."""
+    sizes = [each[_P].numel() for each in stored]
+    rest = max(0, _LEAST - sum(sizes))
+    buffers = {source: _joined([each[source] for each in stored], sizes, rest) for source in program.sources}
+    outputs = program(backend, vector, list(buffers.values()))
+    for source in program.written:
+        targets = [each[source] for each in stored]
+        torch._foreach_copy_(targets, _parts(buffers[source], targets, sizes))
+    shapes = [each[_P] for each in stored]
+    parts = [_parts(x, shapes, sizes) for x in outputs]
+    return [dict(zip(program.returned, each, strict=True)) for each in zip(*parts, strict=True)] or [{} for _ in stored]
+
+
+def _laid(x: Tensor, shape: torch.Size, layout: tuple[int, ...]) -> Tensor:
+    """A tensor of the parameter's shape in its layout, any other one in rows; a copy where it is not so already."""
+    if x.shape != shape:
+        return x.contiguous()
+    if x.stride() == layout:
+        return x
+    return torch.empty_strided(shape, layout, dtype=x.dtype, device=x.device).copy_(x)
+
+
+def _line(x: Tensor) -> Tensor:
+    return x.as_strided((x.numel(),), (1,)) if x.ndim else x
+
+
+def _joined(tensors: Sequence[Tensor], sizes: Sequence[int], rest: int) -> Tensor:
+    """All elements in one row, those of scalars repeated, and `rest` zeros behind them."""
+    rows = [x.reshape(-1) if x.numel() == n else x.expand(n) for x, n in zip(tensors, sizes, strict=True)]
+    return torch.cat([*rows, rows[0].new_zeros(rest)] if rest else rows)
+
+
+def _parts(row: Tensor, like: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    """The pieces of a buffer in the shapes of the tensors that it was joined from."""
+    pieces = row[: sum(sizes)].split(list(sizes))
+    return [
+        piece[0] if x.numel() != n else piece.view(x.shape) for piece, x, n in zip(pieces, like, sizes, strict=True)
+    ]

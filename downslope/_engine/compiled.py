@@ -1,0 +1,316 @@
+"""The compiled executor: runs of transforms through torch.compile, with the small tensors of a run in one call.
+
+The reference executor walks through the rule; where it would apply a transform that can be traced (see `traced`), the
+transform is put off. When somebody asks for the update, or at the end of the step, all that was put off becomes one
+function, compiled once for each structure, which writes parameters and state in place. Elementwise functions take
+flattened tensors of any length, the others are compiled per shape. Matrix products and decompositions, projections,
+and the measuring of what concerns all parameters stay with the reference executor; the manifest says so.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from downslope._core.plan import Node, Route
+from downslope._core.transform import GlobalTransform, Projector
+from downslope._engine.calls import alone, strides, together
+from downslope._engine.reference import Context, Item, apply, hyper, run, slots, store
+from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, build, computing
+
+__all__ = ["Compiled"]
+
+BACKEND = "inductor"
+SMALL = 1 << 16
+"""Elements below which a tensor is processed together with others."""
+TOGETHER = 1 << 20
+"""Elements that are processed together at most, so that the buffers stay small."""
+VARIANTS = 8
+"""Functions of one structure that differ in a hyperparameter which some operation takes as a plain number only."""
+
+_P, _GRAD, _U, _INCOMING = Source("p"), Source("grad"), Source("u"), Source("incoming")
+_known: dict[Any, list[Traced]] = {}
+_probed: dict[Any, Traced | str] = {}
+
+
+class _Waiting(NamedTuple):
+    """A transform that was put off, and what it will see as `h.step` and `h.shared`."""
+
+    node: Node
+    step: int
+    shared: SimpleNamespace | None
+    flat: bool
+
+
+class _How(NamedTuple):
+    """How a function is used: to write the parameter or for an update; on flattened tensors; on many at once."""
+
+    final: bool
+    flat: bool
+    together: bool = False
+
+
+class Compiled:
+    """Puts transforms off and runs them compiled; every optimizer has its own, the functions serve all of them."""
+
+    def __init__(self) -> None:
+        self._structures: dict[tuple[int, int], Any] = {}
+        self._verdicts: dict[Any, Traced | str] = {}
+        self._compiled: set[Tensor] = set()
+        self._eager: dict[Tensor, dict[str, str]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        return Compiled()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Compiled, ()
+
+    # ---------------------------------------------------------------- one step
+
+    def again(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], sign: float, max_lr: float) -> bool:
+        """Take the last step's way once more; False, with nothing done, where anything about it may have changed."""
+        return False
+
+    def step(self, plan: Node, groups: Sequence[dict[str, Any]], items: Iterable[Item], context: Context) -> None:
+        """Take the items through the rule and write the new parameters."""
+        context.native, self._context = self, context
+        self._structures.clear()
+        self._verdicts.clear()
+        whole: list[Item] = []
+        for batch in [list(items)] if plan.is_global else ([item] for item in items):
+            run(plan, batch, context)
+            for item in batch:
+                if item.deferred and (item.from_gradient or plan.is_global):
+                    whole.append(item)  # it holds no memory of its own
+                else:
+                    self._finish([item])
+        self._finish(whole)
+        del self._context
+
+    def _finish(self, items: Sequence[Item]) -> None:
+        written = self._run([item for item in items if item.deferred], final=True)
+        for item in items:
+            if id(item) in written:
+                item.state["step"] = item.step
+            else:
+                item.finish()
+
+    def executor(self, plan: Node, route: Route, group: dict[str, Any], p: Tensor) -> str:
+        """What ran the rule of a parameter, for the manifest, and why where it was not compiled code."""
+        eager = dict(self._eager.get(p, {}))
+        if p not in self._compiled and not eager:
+            return "compiled (no step yet)"
+        for node in plan.on(route):
+            t = node.for_group(group)
+            if isinstance(t, Projector) and t.applies(p):
+                eager[type(t).__name__] = "projects"
+            elif isinstance(t, GlobalTransform):
+                eager[type(t).__name__] = "measures all parameters"
+        parts = ", ".join(f"{name} {why}" for name, why in eager.items())
+        if p not in self._compiled:
+            return f"reference ({parts})"
+        return f"compiled (in reference: {parts})" if parts else "compiled"
+
+    # ---------------------------------------------------------------- putting off
+
+    def defer(self, node: Node, item: Item, context: Context) -> bool:
+        """Put a transform off, if it can be compiled."""
+        if type(item.parameter) not in (Tensor, torch.nn.Parameter) or type(item.stored_grad) is not Tensor:
+            refusal = f"is for a {type(item.parameter).__name__}"
+        elif not item.stored_p.numel():
+            refusal = "is for an empty tensor"
+        else:
+            waiting = _Waiting(node, item.step, context.visible, flat=False)
+            probe = self._probe(waiting, item)
+            if isinstance(probe, Traced):
+                item.settle = self.settle
+                item.deferred.append(waiting._replace(flat=probe.elementwise and node.transform.scope != "tensor"))
+                return True
+            refusal = probe
+        self._eager.setdefault(item.parameter, {})[type(node.transform).__name__] = refusal
+        return False
+
+    def settle(self, items: Sequence[Item]) -> None:
+        """Run what has been put off for these items, so that their updates are tensors."""
+        self._run(items, final=False)
+
+    def measure(self, node: Node, items: Sequence[Item], context: Context) -> None:
+        """What a global transform measures is left to the reference executor."""
+
+    def _probe(self, waiting: _Waiting, item: Item) -> Traced | str:
+        """The function of one transform alone, or why there is none."""
+        node, p = waiting.node, item.stored_p
+        form = _form(item)
+        place = (id(node), id(item.group), form, p.shape)
+        if place not in self._verdicts:
+            key = (self._structure(node, item), form, p.shape if node.transform.scope == "tensor" else p.ndim)
+            if key not in _probed:
+                try:
+                    _probed[key] = self._build([waiting], item, _How(final=False, flat=False))
+                except NotTraceable as error:
+                    _probed[key] = str(error)
+            self._verdicts[place] = _probed[key]
+        return self._verdicts[place]
+
+    def _structure(self, node: Node, item: Item) -> Any:
+        """What of a transform and its group decides which operations it consists of."""
+        group, place = item.group, (id(node), id(item.group))
+        if place not in self._structures:
+            t = type(node.transform)
+            absent = tuple(group[node.hyper[name]] is None for name in t.live())
+            self._structures[place] = (t, tuple(group[node.hyper[name]] for name in t.structure()), absent)
+        return self._structures[place]
+
+    # ---------------------------------------------------------------- functions
+
+    def _build(self, waiting: Sequence[_Waiting], item: Item, how: _How) -> Traced:
+        inputs = _inputs(item, [vars(slots(each.node, item)) for each in waiting])
+        if how.flat:
+            shortened = (x if not (x.ndim or how.together) else x.new_empty(3 * WIDTH) for x in inputs.values())
+            inputs = dict(zip(inputs, shortened, strict=True))
+        values = self._read(waiting, item)
+        leaves = [Leaf(each.node.for_group(item.group), h) for each, h in zip(waiting, values, strict=True)]
+        return build(leaves, inputs, item.sign, how.final, symbolic=how.flat)
+
+    def _read(self, waiting: Sequence[_Waiting], item: Item) -> list[dict[str, Any]]:
+        """What each transform reads as `h`."""
+        raw, context, found = copy.copy(item), copy.copy(self._context), []
+        raw.grad = item.stored_grad  # which nobody reads; the computed one may be a copy
+        for each in waiting:
+            context.visible = each.shared
+            found.append(vars(hyper(each.node, raw, context, each.step)))
+        return found
+
+    def _function(
+        self, waiting: Sequence[_Waiting], item: Item, how: _How, values: list[dict[str, Any]]
+    ) -> tuple[Traced, Tensor]:
+        """The function of a run and the numbers that it takes in this step."""
+        p = item.stored_p
+        shape = () if how.flat else (p.shape, strides(p))
+        key = (tuple(self._structure(each.node, item) for each in waiting), _form(item), how, shape)
+        variants = _known.setdefault(key, [])
+        for traced in variants:
+            numbers, hold = traced.numbers(values)
+            if hold:
+                break
+        else:
+            if len(variants) == VARIANTS:
+                raise NotTraceable("keeps changing a hyperparameter that it needs as a plain number")
+            traced = self._build(waiting, item, how)
+            variants.append(traced)
+            numbers, _ = traced.numbers(values)
+        vector = torch.tensor(numbers + [0.0] * (WIDTH - len(numbers)), dtype=computing(p).dtype)
+        if p.device.type == "cuda":  # pinned, as any other copy waits for the device
+            return traced, vector.pin_memory().to(p.device, non_blocking=True)
+        return traced, vector.to(p.device)
+
+    # ---------------------------------------------------------------- running
+
+    def _run(self, items: Sequence[Item], final: bool) -> set[int]:
+        """Run what was put off, together for items that go the same way; returns the ids of those fully written."""
+        alike: dict[Any, list[Item]] = {}
+        for item in items:
+            way = tuple((id(each.node), each.step, id(each.shared)) for each in item.deferred)
+            shape = None if _flat(item) else item.stored_p.shape
+            alike.setdefault((way, id(item.group), _form(item), shape), []).append(item)
+        written: set[int] = set()
+        for each in alike.values():
+            values = self._read(each[0].deferred, each[0])
+            functions: dict[_How, tuple[Traced, Tensor]] = {}
+            for batch in _batches(each):
+                how = _how(batch, final)
+                try:
+                    if how not in functions:
+                        functions[how] = self._function(batch[0].deferred, batch[0], how, values)
+                except NotTraceable as error:
+                    self._run_eagerly(batch, str(error))
+                    continue
+                self._run_batch(batch, how, *functions[how])
+                written.update(map(id, batch) if final else ())
+        return written
+
+    def _run_batch(self, batch: Sequence[Item], how: _How, traced: Traced, vector: Tensor) -> None:
+        kept = [[vars(slots(each.node, item)) for each in item.deferred] for item in batch]
+        stored = [_inputs(item, views) for item, views in zip(batch, kept, strict=True)]
+        if how.together:
+            returned = together(traced, BACKEND, vector, stored)
+        else:
+            returned = [alone(traced, BACKEND, vector, stored[0], how.flat)]
+        for item, given, results in zip(batch, stored, returned, strict=True):
+            _keep(item, {source: given[source] for source in traced.written} | results)
+            if traced.failure:
+                self._eager.setdefault(item.parameter, {})["a run"] = traced.failure
+            else:
+                self._compiled.add(item.parameter)
+
+    def _run_eagerly(self, batch: Sequence[Item], reason: str) -> None:
+        context = copy.copy(self._context)
+        context.native = None
+        for item in batch:
+            waiting, item.deferred = item.deferred, []
+            for each in waiting:
+                context.visible = each.shared
+                self._eager.setdefault(item.parameter, {})[type(each.node.transform).__name__] = reason
+                apply(each.node, item, context)
+
+
+def _flat(item: Item) -> bool:
+    return all(each.flat for each in item.deferred)
+
+
+def _form(item: Item) -> Any:
+    """What of the tensors of an item decides which operations a function consists of."""
+    p, made, incoming = item.stored_p, item.made, item.incoming
+    signals = tuple((k, v.dtype if isinstance(v, Tensor) else type(v)) for k, v in item.signals.items())
+    return p.device, p.dtype, item.stored_grad.dtype, made is None or made.dtype, incoming is None, signals, item.sign
+
+
+def _how(batch: Sequence[Item], final: bool) -> _How:
+    if not _flat(batch[0]):
+        return _How(final, flat=False)
+    return _How(final, flat=True, together=len(batch) > 1 or batch[0].stored_p.numel() < 2 * WIDTH)
+
+
+def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Items one by one where they are large or not flat, the others in batches of limited size."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        n = item.stored_p.numel()
+        if n >= SMALL or not _flat(item):
+            yield [item]
+            continue
+        if size + n > TOGETHER:
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += n
+    if batch:
+        yield batch
+
+
+def _inputs(item: Item, views: Sequence[dict[str, Tensor]]) -> dict[Source, Tensor]:
+    """All tensors that the transforms put off may read, as they are stored."""
+    inputs = {_P: item.stored_p, _GRAD: item.stored_grad}
+    if item.made is not None:
+        inputs[_U] = item.made
+    if item.incoming is not None:
+        inputs[_INCOMING] = item.incoming
+    inputs |= {Source("signal", name): x for name, x in item.signals.items() if isinstance(x, Tensor)}
+    return inputs | {Source("slot", name, i): x for i, view in enumerate(views) for name, x in view.items()}
+
+
+def _keep(item: Item, results: dict[Source, Tensor]) -> None:
+    """Store the slots that a function did not write where they are kept, and the update, if there is one."""
+    for source, value in results.items():
+        if source.kind == "slot":
+            node = item.deferred[source.leaf].node
+            if item.state.get(node.slots[source.name]) is not value:
+                store(node, item, {source.name: value})
+    if _U in results:
+        item.u = results[_U]
