@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from downslope._engine.traced import WIDTH, Source, Traced
 
@@ -20,6 +21,8 @@ _LEAST = 2 * WIDTH
 
 def strides(p: Tensor) -> tuple[int, ...]:
     """The layout in which a program sees a parameter and its state: its own, or row-major where that has gaps."""
+    if p.is_contiguous():
+        return p.stride()
     order = sorted(range(p.ndim), key=lambda i: (p.stride()[i], p.shape[i]), reverse=True)
     if p.permute(order).is_contiguous():
         return p.stride()
@@ -69,13 +72,14 @@ def _line(x: Tensor) -> Tensor:
 
 def _joined(tensors: Sequence[Tensor], sizes: Sequence[int], rest: int) -> Tensor:
     """All elements in one row, those of scalars repeated, and `rest` zeros behind them."""
-    rows = [x.reshape(-1) if x.numel() == n else x.expand(n) for x, n in zip(tensors, sizes, strict=True)]
-    return torch.cat([*rows, rows[0].new_zeros(rest)] if rest else rows)
+    if any(x.numel() != n for x, n in zip(tensors, sizes, strict=True)):
+        tensors = [x.expand(n) for x, n in zip(tensors, sizes, strict=True)]
+    row: Tensor = _flatten_dense_tensors(tensors)
+    return torch.cat((row, row.new_zeros(rest))) if rest else row
 
 
 def _parts(row: Tensor, like: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """The pieces of a buffer in the shapes of the tensors that it was joined from."""
-    pieces = row[: sum(sizes)].split(list(sizes))
-    return [
-        piece[0] if x.numel() != n else piece.view(x.shape) for piece, x, n in zip(pieces, like, sizes, strict=True)
-    ]
+    if any(x.numel() != n for x, n in zip(like, sizes, strict=True)):
+        return [piece[0] for piece in row[: sum(sizes)].split(list(sizes))]
+    return list(_unflatten_dense_tensors(row, like))

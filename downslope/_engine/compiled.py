@@ -10,18 +10,20 @@ and the measuring of what concerns all parameters stay with the reference execut
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from downslope._core.combinators import Every, Project, Split, Switch
 from downslope._core.plan import Node, Route
-from downslope._core.transform import GlobalTransform, Projector
+from downslope._core.transform import GlobalTransform, Projector, Transform
+from downslope._engine.again import Call, Repeat, Way, form_of
 from downslope._engine.calls import alone, strides, together
 from downslope._engine.reference import Context, Item, apply, hyper, run, slots, store
-from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, build, computing
+from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, build
 
 __all__ = ["Compiled"]
 
@@ -63,6 +65,8 @@ class Compiled:
         self._verdicts: dict[Any, Traced | str] = {}
         self._compiled: set[Tensor] = set()
         self._eager: dict[Tensor, dict[str, str]] = {}
+        self._ways: list[Way] = []
+        self._repeat: Repeat | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         return Compiled()
@@ -74,11 +78,11 @@ class Compiled:
 
     def again(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], sign: float, max_lr: float) -> bool:
         """Take the last step's way once more; False, with nothing done, where anything about it may have changed."""
-        return False
+        return self._repeat is not None and self._repeat.run(groups, state, sign, max_lr)
 
     def step(self, plan: Node, groups: Sequence[dict[str, Any]], items: Iterable[Item], context: Context) -> None:
         """Take the items through the rule and write the new parameters."""
-        context.native, self._context = self, context
+        context.native, self._context, self._repeat = self, context, None
         self._structures.clear()
         self._verdicts.clear()
         whole: list[Item] = []
@@ -89,8 +93,12 @@ class Compiled:
                     whole.append(item)  # it holds no memory of its own
                 else:
                     self._finish([item])
+        self._ways.clear()
         self._finish(whole)
-        del self._context
+        members = sum(len(way.parameters) for way in self._ways)
+        if all(_is_steady(node) for node in plan.walk()) and members == sum(len(group["params"]) for group in groups):
+            self._repeat = Repeat(groups, self._ways, whole[0].sign, BACKEND)
+        self._ways = []
 
     def _finish(self, items: Sequence[Item]) -> None:
         written = self._run([item for item in items if item.deferred], final=True)
@@ -129,7 +137,7 @@ class Compiled:
             probe = self._probe(waiting, item)
             if isinstance(probe, Traced):
                 item.settle = self.settle
-                item.deferred.append(waiting._replace(flat=probe.elementwise and node.transform.scope != "tensor"))
+                item.deferred.append(waiting._replace(flat=probe.elementwise and _may_be_flat(node.transform)))
                 return True
             refusal = probe
         self._eager.setdefault(item.parameter, {})[type(node.transform).__name__] = refusal
@@ -161,9 +169,7 @@ class Compiled:
         """What of a transform and its group decides which operations it consists of."""
         group, place = item.group, (id(node), id(item.group))
         if place not in self._structures:
-            t = type(node.transform)
-            absent = tuple(group[node.hyper[name]] is None for name in t.live())
-            self._structures[place] = (t, tuple(group[node.hyper[name]] for name in t.structure()), absent)
+            self._structures[place] = _structure(node, group)
         return self._structures[place]
 
     # ---------------------------------------------------------------- functions
@@ -179,12 +185,24 @@ class Compiled:
 
     def _read(self, waiting: Sequence[_Waiting], item: Item) -> list[dict[str, Any]]:
         """What each transform reads as `h`."""
-        raw, context, found = copy.copy(item), copy.copy(self._context), []
-        raw.grad = item.stored_grad  # which nobody reads; the computed one may be a copy
+        bare, context, found = _bare(item), copy.copy(self._context), []
         for each in waiting:
             context.visible = each.shared
-            found.append(vars(hyper(each.node, raw, context, each.step)))
+            found.append(vars(hyper(each.node, bare, context, each.step)))
         return found
+
+    def _read_again(self, waiting: Sequence[_Waiting], item: Item) -> Callable[[int, float], Any]:
+        """The same for coming steps of a rule without shared values; None once the structure is another one."""
+        nodes, bare, context = [each.node for each in waiting], _bare(item), copy.copy(self._context)
+        structures = [self._structure(node, item) for node in nodes]
+
+        def read(step: int, max_lr: float) -> list[dict[str, Any]] | None:
+            bare.step, context.max_lr = step, max_lr
+            if [_structure(node, bare.group) for node in nodes] != structures:
+                return None
+            return [vars(hyper(node, bare, context)) for node in nodes]
+
+        return read
 
     def _function(
         self, waiting: Sequence[_Waiting], item: Item, how: _How, values: list[dict[str, Any]]
@@ -204,10 +222,7 @@ class Compiled:
             traced = self._build(waiting, item, how)
             variants.append(traced)
             numbers, _ = traced.numbers(values)
-        vector = torch.tensor(numbers + [0.0] * (WIDTH - len(numbers)), dtype=computing(p).dtype)
-        if p.device.type == "cuda":  # pinned, as any other copy waits for the device
-            return traced, vector.pin_memory().to(p.device, non_blocking=True)
-        return traced, vector.to(p.device)
+        return traced, traced.vector(numbers, p.device)
 
     # ---------------------------------------------------------------- running
 
@@ -218,35 +233,53 @@ class Compiled:
             way = tuple((id(each.node), each.step, id(each.shared)) for each in item.deferred)
             shape = None if _flat(item) else item.stored_p.shape
             alike.setdefault((way, id(item.group), _form(item), shape), []).append(item)
-        written: set[int] = set()
-        for each in alike.values():
-            values = self._read(each[0].deferred, each[0])
-            functions: dict[_How, tuple[Traced, Tensor]] = {}
-            for batch in _batches(each):
-                how = _how(batch, final)
-                try:
-                    if how not in functions:
-                        functions[how] = self._function(batch[0].deferred, batch[0], how, values)
-                except NotTraceable as error:
-                    self._run_eagerly(batch, str(error))
-                    continue
-                self._run_batch(batch, how, *functions[how])
-                written.update(map(id, batch) if final else ())
+        return {id(item) for each in alike.values() for item in self._run_alike(each, final)}
+
+    def _run_alike(self, items: Sequence[Item], final: bool) -> list[Item]:
+        """Run items that go the same way in this step; returns those that are fully written."""
+        waiting, first = items[0].deferred, items[0]
+        values, again = self._read(waiting, first), self._read_again(waiting, first)
+        functions: dict[_How, tuple[Traced, Tensor]] = {}
+        written: list[Item] = []
+        calls: list[Call] = []
+        as_stored = final and not first.signals and not first.parameter.is_complex()
+        for batch in _batches(items):
+            how = _how(batch, final)
+            try:
+                if how not in functions:
+                    functions[how] = self._function(waiting, first, how, values)
+            except NotTraceable as error:
+                self._run_eagerly(batch, str(error))
+                continue
+            traced, vector = functions[how]
+            as_stored &= self._run_batch(batch, how, traced, vector)
+            if final:
+                members = range(len(written), len(written) + len(batch))
+                calls.append(Call(traced, members, how.flat, how.together))
+                written.extend(batch)
+        if as_stored and calls:
+            keys = {Source("slot", name, i): key for i, each in enumerate(waiting) for name, key in _keys(each, first)}
+            forms = [form_of(x.parameter, x.stored_grad, [x.state[key] for key in keys.values()]) for x in written]
+            self._ways.append(Way([item.parameter for item in written], forms, keys, again, calls))
         return written
 
-    def _run_batch(self, batch: Sequence[Item], how: _How, traced: Traced, vector: Tensor) -> None:
+    def _run_batch(self, batch: Sequence[Item], how: _How, traced: Traced, vector: Tensor) -> bool:
+        """Run items by one call; returns whether all their state was read and written where it is stored."""
         kept = [[vars(slots(each.node, item)) for each in item.deferred] for item in batch]
         stored = [_inputs(item, views) for item, views in zip(batch, kept, strict=True)]
         if how.together:
             returned = together(traced, BACKEND, vector, stored)
         else:
             returned = [alone(traced, BACKEND, vector, stored[0], how.flat)]
+        as_stored = not traced.returned
         for item, given, results in zip(batch, stored, returned, strict=True):
+            as_stored &= all(given[s] is _place(item, s) for s in given if s.kind == "slot")
             _keep(item, {source: given[source] for source in traced.written} | results)
             if traced.failure:
                 self._eager.setdefault(item.parameter, {})["a run"] = traced.failure
             else:
                 self._compiled.add(item.parameter)
+        return as_stored
 
     def _run_eagerly(self, batch: Sequence[Item], reason: str) -> None:
         context = copy.copy(self._context)
@@ -257,6 +290,38 @@ class Compiled:
                 context.visible = each.shared
                 self._eager.setdefault(item.parameter, {})[type(each.node.transform).__name__] = reason
                 apply(each.node, item, context)
+
+
+def _structure(node: Node, group: dict[str, Any]) -> Any:
+    t = type(node.transform)
+    absent = tuple(group[node.hyper[name]] is None for name in t.live())
+    return t, tuple(group[node.hyper[name]] for name in t.structure()), absent
+
+
+def _keys(waiting: _Waiting, item: Item) -> Iterator[tuple[str, str]]:
+    """The slots of a transform and where they stand in the state."""
+    return ((slot.name, waiting.node.slots[slot.name]) for slot in waiting.node.for_group(item.group).kept())
+
+
+def _place(item: Item, source: Source) -> Tensor | None:
+    return item.state.get(item.deferred[source.leaf].node.slots[source.name])
+
+
+def _bare(item: Item) -> Item:
+    """An item without its tensors, for what reads other things."""
+    bare = copy.copy(item)
+    bare.stored_p = bare.stored_grad = bare.p = bare.grad = torch.empty(0, device=item.stored_p.device)
+    bare.made, bare.deferred, bare.state = None, [], {}
+    return bare
+
+
+def _may_be_flat(t: Transform) -> bool:
+    return t.scope != "tensor" and all(slot.shape in ("param", "scalar") for slot in t.slots)
+
+
+def _is_steady(node: Node) -> bool:
+    """Whether a step takes the same way through a node as the one before it."""
+    return not isinstance(node.transform, Every | Project | Split | Switch | GlobalTransform)
 
 
 def _flat(item: Item) -> bool:
@@ -308,9 +373,7 @@ def _inputs(item: Item, views: Sequence[dict[str, Tensor]]) -> dict[Source, Tens
 def _keep(item: Item, results: dict[Source, Tensor]) -> None:
     """Store the slots that a function did not write where they are kept, and the update, if there is one."""
     for source, value in results.items():
-        if source.kind == "slot":
-            node = item.deferred[source.leaf].node
-            if item.state.get(node.slots[source.name]) is not value:
-                store(node, item, {source.name: value})
+        if source.kind == "slot" and _place(item, source) is not value:
+            store(item.deferred[source.leaf].node, item, {source.name: value})
     if _U in results:
         item.u = results[_U]

@@ -172,7 +172,7 @@ class Traced:
     """
 
     def __init__(self, graph: fx.GraphModule, scalars: _Scalars, outcome: _Outcome, symbolic: bool) -> None:
-        self.graph, self.symbolic = graph, symbolic
+        self.graph, self.symbolic, self.precision = graph, symbolic, scalars.vector.dtype
         self.sources, self.written, self.returned = outcome.sources, outcome.written, outcome.returned
         self.places = tuple(scalars.inputs)
         self.baked = tuple(scalars.baked.values())
@@ -181,6 +181,7 @@ class Traced:
         self.callables: dict[str, Callable[..., tuple[Tensor, ...]]] = {}
         self.failure = ""
         self._numbers = scalars.function()
+        self._padding = [0.0] * (WIDTH - len(scalars.numbers))
 
     def __call__(self, backend: str, vector: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run the program, compiled at its first call; where that fails, eagerly, with a warning."""
@@ -198,6 +199,13 @@ class Traced:
             warnings.warn(f"A run of transforms {self.failure}; it is run eagerly.", stacklevel=2)
             self.callables[backend] = self.graph.forward
             return self.callables[backend](vector, *inputs)
+
+    def vector(self, numbers: Sequence[float], device: torch.device) -> Tensor:
+        """The numbers on a device, in computing precision."""
+        vector = torch.tensor([*numbers, *self._padding], dtype=self.precision)
+        if device.type == "cuda":  # pinned, as any other copy waits for the device
+            return vector.pin_memory().to(device, non_blocking=True)
+        return vector.to(device)
 
     def numbers(self, values: Sequence[dict[str, Any]]) -> tuple[list[float], bool]:
         """The numbers of the vector, from what each leaf reads as `h`; and whether the baked ones still hold."""

@@ -1,6 +1,8 @@
 """The compiled executor: the same numbers as the reference executor, one compilation for all values, nothing silent."""
 
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -213,16 +215,11 @@ def test_small_tensors_take_one_call(compiler):
 def test_batches_are_limited(monkeypatch):
     monkeypatch.setattr(compiled, "TOGETHER", 100)
     seen = []
+    together = compiled.together
     monkeypatch.setattr(compiled, "together", lambda *args: (seen.append(len(args[-1])), together(*args))[1])
-    together = program_together()
-    compare_on(lambda: leaves(*(torch.ones(40) for _ in range(5))), functools.partial(ds.AdamW, lr=0.1))
-    assert seen == [2, 2, 1] * 3
-
-
-def program_together():
-    from downslope._engine.calls import together
-
-    return together
+    params = leaves(*(torch.ones(40) for _ in range(5)))
+    random_steps(ds.AdamW(params, execution="compiled"), params, 1)
+    assert seen == [2, 2, 1]
 
 
 def test_numbers_that_an_operation_takes_as_plain_numbers_only(monkeypatch):
@@ -240,6 +237,88 @@ def test_numbers_that_an_operation_takes_as_plain_numbers_only(monkeypatch):
     close(paths[1], paths[0], "the parameter")
     assert texts[4:7] == ["compiled"] * 3
     assert "keeps changing a hyperparameter" in texts[7]
+
+
+# ---------------------------------------------------------------- steps that repeat the last one
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """The steps that walked through the rule."""
+    seen = []
+    step = compiled.Compiled.step
+    monkeypatch.setattr(compiled.Compiled, "step", lambda self, *args: (seen.append(1), step(self, *args))[1])
+    return seen
+
+
+def one_thing(what, opt, params, t):
+    """Something that happens between two steps; whether the rule must be walked through for it."""
+    if what == "nothing":
+        return False
+    if what == "lr":
+        opt.param_groups[0]["lr"] = 0.01 * t
+        return False
+    if what == "moved":  # as when a model goes to another device and back
+        params[0].data = params[0].data.clone()
+        opt.state[params[0]]["exp_avg"] = opt.state[params[0]]["exp_avg"].clone()
+        return False
+    if what == "structure":
+        opt.param_groups[0]["eps_hat"] = not opt.param_groups[0]["eps_hat"]
+    elif what == "absent":
+        params[0].grad = None
+    elif what == "added":
+        params.append(nn.Parameter(torch.ones(2, 2)))
+        params[-1].grad = torch.ones(2, 2)
+        opt.add_param_group({"params": [params[-1]]})
+    elif what == "loaded":
+        opt.load_state_dict(opt.state_dict())
+        return False
+    elif what == "maximize":
+        opt._maximize = not opt._maximize
+    elif what == "state":
+        del opt.state[params[0]]["exp_avg"]
+    elif what == "dtype":
+        params[0].data = params[0].data.to(torch.bfloat16)
+        params[0].grad = params[0].grad.to(torch.bfloat16)
+    return True
+
+
+EVENTS = ["nothing", "lr", "moved", "structure", "absent", "added", "loaded", "maximize", "state", "dtype"]
+
+
+@pytest.mark.parametrize("what", EVENTS)
+def test_a_repeated_step_sees_what_has_changed(what, walks):
+    def path(execution):
+        params = leaves(torch.ones(3, 4), torch.linspace(0, 1, 70_000), torch.ones(()))
+        opt = ds.AdamW(params, lr=0.1, weight_decay=0.1, execution=execution)
+        random_steps(opt, params, 3)
+        before = len(walks)
+        walked = one_thing(what, opt, params, 3)
+        opt.step()
+        new = len(walks) - before
+        random_steps(opt, params, 2)
+        return params, opt, walked, new
+
+    want, _, _, _ = path("reference")
+    walks.clear()
+    got, opt, walked, new = path("compiled")
+    assert new == walked
+    for p, q in zip(got, want, strict=True):
+        close(p, q, what)
+    late = {"absent": (got[0], 1), "added": (got[-1], 3)}.get(what, (None, 0))
+    assert all(opt.state[p]["step"] == opt.steps - (late[1] if p is late[0] else 0) for p in got)
+
+
+def test_a_repeated_step_keeps_nothing_alive():
+    params = leaves(torch.ones(3, 4))
+    opt = ds.AdamW(params, execution="compiled")
+    random_steps(opt, params, 3)
+    grad, old = weakref.ref(params[0].grad), weakref.ref(opt.state[params[0]]["exp_avg"].untyped_storage())
+    opt.zero_grad()
+    opt.state.clear()
+    gc.collect()
+    assert grad() is None
+    assert old() is None
 
 
 # ---------------------------------------------------------------- what is not compiled
