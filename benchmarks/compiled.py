@@ -70,7 +70,8 @@ def timed(step: Callable[[], object], device: str) -> tuple[float, float]:
 def race(shapes: list[tuple[int, ...]], device: str, rounds: int) -> Iterator[tuple[str, float, float, float, float]]:
     """Of each contestant: seconds of the first step, median milliseconds of host and step, the ratio to torch's."""
     params = parameters(shapes, device)
-    contestants = {"torch fused AdamW": torch.optim.AdamW(params, lr=1e-4, weight_decay=0.1, fused=True)}
+    contestants: dict[str, torch.optim.Optimizer] = {}
+    contestants |= {"torch fused AdamW": torch.optim.AdamW(params, lr=1e-4, weight_decay=0.1, fused=True)}
     contestants |= {key: ds.make(key, params, execution="compiled", **hyper) for key, hyper in METHODS.items()}
     first = {name: timed(opt.step, device)[1] / 1e3 for name, opt in contestants.items()}
     for opt in contestants.values():

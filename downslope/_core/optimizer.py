@@ -47,7 +47,8 @@ class Options(TypedDict, total=False):
     maximize: climb instead of descend (default False).
     execution: `"native"` (kernels emitted for the CPU; what cannot be emitted runs as reference), `"compiled"`
         (torch.compile; the first step takes seconds to minutes), `"reference"` (eager PyTorch, one parameter at a time)
-        or `"auto"` (native where there is a C++ compiler; the default). The manifest says what runs each parameter.
+        or `"auto"` (compiled on a GPU, native on a CPU where there is a C++ compiler; the default). The manifest says
+        what runs each parameter.
     seed: of methods that draw random numbers (default 0); a draw depends on it, the step and the parameter's name.
     state_dtype: how state is stored: `"float32"` (default; the parameter's precision, float32 at least), `"bfloat16"`
         (stochastically rounded), `"8bit"` or `"4bit"` (block-wise); or a dict of these by slot, for the slots in it; or
@@ -65,9 +66,9 @@ class Options(TypedDict, total=False):
     stochastic_rounding: bool
 
 
-def _executor(execution: str) -> Native | Compiled | None:
+def _executor(execution: str, on_cpu: bool) -> Native | Compiled | None:
     """What takes the steps besides the reference executor."""
-    if execution == "compiled":
+    if execution == "compiled" or (execution == "auto" and not on_cpu):
         from downslope._engine.compiled import Compiled  # it takes a second to import
 
         return Compiled()
@@ -128,7 +129,6 @@ class Optimizer(torch.optim.Optimizer):
         self._signals = Signals(self._plan)
         if execution == "native" and (reason := unavailable()):
             refuse(owner, "execution", "'auto' or 'reference' on this machine", execution, reason)
-        self._native = _executor(execution)
         self._lr, self._maximize, self.seed = lr, maximize, int(seed)
         self._stochastic = stochastic_rounding
         self._model_roles = roles(bare_model(params)) if isinstance(params, nn.Module) else {}
@@ -141,6 +141,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {"lr": first} | {k: v for k, v in known[0].items() if all(k in each for each in known)}
         super().__init__(param_groups(owner, params), {k: present(v, 0) for k, v in defaults.items()})
         check_needed(owner, self._plan, self._routes)
+        self._native = _executor(execution, all(p.device.type in ("cpu", "meta") for p in self._info))
 
     # ---------------------------------------------------------------- param groups
 

@@ -10,7 +10,7 @@ and the measuring of what concerns all parameters stay with the reference execut
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ from downslope._core.plan import Node, Route
 from downslope._core.transform import GlobalTransform, Projector, Transform
 from downslope._engine.again import Call, Repeat, Way, form_of
 from downslope._engine.calls import alone, strides, together
-from downslope._engine.reference import Context, Item, apply, hyper, run, slots, store
+from downslope._engine.reference import Context, Item, apply, hyper, run
+from downslope._engine.state import slots, store
 from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, build
 
 __all__ = ["Compiled"]
@@ -101,15 +102,18 @@ class Compiled:
         self._ways = []
 
     def _finish(self, items: Sequence[Item]) -> None:
-        written = self._run([item for item in items if item.deferred], final=True)
+        written = self._run([item for item in items if item.deferred and not item.rounded], final=True)
         for item in items:
             if id(item) in written:
                 item.state["step"] = item.step
             else:
                 item.finish()
 
-    def executor(self, plan: Node, route: Route, group: dict[str, Any], p: Tensor) -> str:
-        """What ran the rule of a parameter, for the manifest, and why where it was not compiled code."""
+    def executor(self, plan: Node, route: Route, group: dict[str, Any], p: Tensor, low: Collection[str]) -> str:
+        """What ran the rule of a parameter, for the manifest, and why where it was not compiled code.
+
+        Slots stored at low precision (`low`) are decoded and encoded around the compiled functions.
+        """
         eager = dict(self._eager.get(p, {}))
         if p not in self._compiled and not eager:
             return "compiled (no step yet)"

@@ -155,7 +155,7 @@ def storage(item: Item, program: Program) -> tuple[tuple[str, str], ...]:
     compute, found = computing(item.stored_p), []
     forms = _codes(item)
     for name in program.streams:
-        if name == "p" and item.stochastic and item.stored_p.dtype == torch.bfloat16:
+        if name == "p" and item.rounded:
             found.append((name, STOCHASTIC))
         elif name in forms:
             found.append((name, _FORMATS[forms[name][0]]))

@@ -128,6 +128,11 @@ class Item:
         """Whether no update has been made from the gradient yet, though some may have been put off."""
         return self.made is None
 
+    @property
+    def rounded(self) -> bool:
+        """Whether the new parameter is rounded stochastically."""
+        return self.stochastic and self.stored_p.dtype == torch.bfloat16
+
     def with_step(self, step: int) -> Item:
         """The same item with another count of steps."""
         other = copy.copy(self)
@@ -147,7 +152,7 @@ class Item:
     def finish(self) -> None:
         """Write the new parameter and count the step."""
         u = torch.view_as_complex(self.u.contiguous()) if self.parameter.is_complex() else self.u
-        if self.stochastic and self.parameter.dtype == torch.bfloat16:
+        if self.rounded:
             u = stochastic_rounding(u, rounding_key(self.seed, self.step, self.info, ""), self.start)
         self.parameter.copy_(u)
         self.state["step"] = self.step
