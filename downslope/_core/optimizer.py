@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -25,8 +25,9 @@ from downslope._core.plan import Node, Route, bind, describe, route_of
 from downslope._core.roles import ROLES, ParamInfo, bare_model, role_by_name, roles
 from downslope._core.scheduled import Scheduled, present
 from downslope._core.signals import Signals
-from downslope._core.state_dict import load_state
+from downslope._core.state_dict import count_nothing, load_state, makes_state_only, packed
 from downslope._core.transform import GlobalTransform, Transform
+from downslope._engine import sharded
 from downslope._engine.in_backward import InBackward
 from downslope._engine.manifest import Manifest, row
 from downslope._engine.native import Native, unavailable
@@ -97,6 +98,10 @@ class Optimizer(torch.optim.Optimizer):
 
     _in_backward: InBackward | None = None
 
+    _divided = False
+    replicas: Any = None
+    """The process group of the `DistributedDataParallel` model that the optimizer was given."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         init = checked_constructor(cls.__init__, cls.__name__, Options.__annotations__)
@@ -134,6 +139,7 @@ class Optimizer(torch.optim.Optimizer):
         self._model_roles = roles(bare_model(params)) if isinstance(params, nn.Module) else {}
         self._info: dict[Tensor, ParamInfo] = {}
         self._routes: list[Route] = []
+        self.replicas = getattr(params, "process_group", None) if isinstance(params, nn.Module) else None
         self._scheduled = Scheduled()
         check_labels(owner, lr, self._plan)
         first = next(iter(lr.values())) if isinstance(lr, Mapping) else lr
@@ -142,6 +148,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(param_groups(owner, params), {k: present(v, 0) for k, v in defaults.items()})
         check_needed(owner, self._plan, self._routes)
         self._native = _executor(execution, all(p.device.type in ("cpu", "meta") for p in self._info))
+        sharded.admit_processes(owner, self._plan, self.parameters(), self.replicas)
 
     # ---------------------------------------------------------------- param groups
 
@@ -195,6 +202,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ArgumentError(f"{owner}: cannot take complex parameters such as {info.label}; split them into two.")
         self._plan.storage.admit(info)
         self._info[p] = info
+        self._divided |= sharded.is_divided(p)
         return info
 
     def _add_routed(
@@ -222,16 +230,18 @@ class Optimizer(torch.optim.Optimizer):
         for node in self._plan.on(route):
             settled = node.settled(group)
             settled.check_lr(group["lr"])
-            for info in (self._info[p] for _, p in members):
-                if node.takes(info) and not node.in_subspace:
-                    settled.check_parameter(info)
+            for p, info in ((p, self._info[p]) for _, p in members):
+                if node.takes(info):
+                    sharded.admit(owner, node, settled, info, p)
+                    if not node.in_subspace:
+                        settled.check_parameter(info)
 
     # ---------------------------------------------------------------- the step
 
     @property
     def steps(self) -> int:
         """How many steps this optimizer has taken."""
-        return int(self._shared()["optimizer"]["steps"]) if hasattr(self, "state") else 0
+        return int(self._shared_so_far()["optimizer"]["steps"]) if hasattr(self, "state") else 0
 
     @property
     def needs(self) -> frozenset[str]:
@@ -259,13 +269,19 @@ class Optimizer(torch.optim.Optimizer):
         self._refuse_capture()
         if self._in_backward is not None:
             self._in_backward.check_end(self, closure)
-        returned = self._signals.collect(self, closure, loss)
-        context, sign = self._begin(), -1.0 if self._maximize else 1.0
+        makes_state = closure is None and loss is None and makes_state_only(self)
+        returned = None if makes_state else self._signals.collect(self, closure, loss)
+        if makes_state:
+            self._signals.fill(self)
+        context, sign = self._begin(makes_state), -1.0 if self._maximize else 1.0
         if self._native is None or not self._native.again(self.param_groups, self.state, sign, context.max_lr):
             self._refuse_sparse()
-            self._walk(self._items(), context)
+            absent_here = sharded.absent_here(self.parameters()) if context.together else set()
+            self._walk(self._items(absent_here), context)
         context.shared["optimizer"]["steps"] += 1
         self._signals.clear()
+        if makes_state:
+            count_nothing(self)
         if self._in_backward is not None:
             self._in_backward.end()
         return returned
@@ -276,11 +292,14 @@ class Optimizer(torch.optim.Optimizer):
         else:
             step(self._plan, items, context)
 
-    def _begin(self) -> Context:
+    def _begin(self, makes_state: bool = False) -> Context:
         """Let the schedules set the coming step's hyperparameters; harmless to repeat until the step is counted."""
-        self._scheduled.apply(type(self).__name__, self.param_groups, self.steps)
+        if not makes_state:
+            self._scheduled.apply(type(self).__name__, self.param_groups, self.steps)
         max_lr = max(group["lr"] for group in self.param_groups)
-        return Context(self.state, self._shared(), self.steps + 1, max_lr, self._peers)
+        context = Context(self.state, self._shared(), self.steps + 1, max_lr, self._peers)
+        context.together, context.makes_state = self._divided and self._plan.needs_others, makes_state
+        return context
 
     def step_in_backward(self, model: nn.Module) -> InBackward:
         """Move every parameter and free its gradient as soon as backward has completed that gradient.
@@ -363,9 +382,14 @@ class Optimizer(torch.optim.Optimizer):
                     "build its layer with sparse=False."
                 )
 
-    def _items(self) -> Iterator[Item]:
+    def parameters(self) -> list[Tensor]:
+        """All parameters, in the order of the param groups."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _items(self, absent_here: Collection[Tensor] = ()) -> Iterator[Item]:
         for group, route in zip(self.param_groups, self._routes, strict=True):
-            yield from (self._item(p, group, route) for p in group["params"] if p.grad is not None)
+            taken = (p for p in group["params"] if p.grad is not None or p in absent_here)
+            yield from (self._item(p, group, route) for p in taken)
 
     def _item(self, p: Tensor, group: dict[str, Any], route: Route) -> Item:
         sign = -1.0 if self._maximize else 1.0
@@ -380,6 +404,18 @@ class Optimizer(torch.optim.Optimizer):
     def _shared(self) -> dict[str, dict[str, Any]]:
         """State that belongs to no single parameter: the step count, and the values of global transforms."""
         return self.state.setdefault("shared", {"optimizer": {"steps": 0}})  # type: ignore[call-overload, no-any-return]
+
+    def initial_shared(self) -> dict[str, dict[str, Any]]:
+        """What the values of global transforms start from."""
+        found: dict[str, dict[str, Any]] = {}
+        for group, route in reversed(list(zip(self.param_groups, self._routes, strict=True))):
+            leaves = (node for node in self._plan.on(route) if isinstance(node.transform, GlobalTransform))
+            found |= {node.key: node.initial_shared(group) for node in leaves}
+        return found
+
+    def _shared_so_far(self) -> dict[str, dict[str, Any]]:
+        """As `_shared`, but an optimizer without state stays without: torch asks for that."""
+        return self._shared() if "shared" in self.state else {"optimizer": {"steps": 0}}
 
     # ---------------------------------------------------------------- looking at it
 
@@ -428,7 +464,7 @@ class Optimizer(torch.optim.Optimizer):
         for node in self._plan.leaves():
             if isinstance(node.transform, part):
                 group = next(g for g, r in zip(self.param_groups, self._routes, strict=True) if r in node.routes)
-                return dict(self._shared().get(node.key) or node.initial_shared(group))
+                return dict(self._shared_so_far().get(node.key) or node.initial_shared(group))
         raise ArgumentError(f"{type(self).__name__}: its rule has no {part.__name__}.")
 
     def hyperparameters(self, group: dict[str, Any]) -> set[str]:
@@ -473,7 +509,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         saved = super().state_dict()
         if "shared" in saved["state"]:
-            saved["param_groups"][0]["shared"] = saved["state"].pop("shared")
+            saved["param_groups"][0]["shared"] = packed(saved["state"].pop("shared"), saved["state"])
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -507,6 +543,7 @@ class Optimizer(torch.optim.Optimizer):
             "_routes",
             "_scheduled",
             "_in_backward",
+            "_divided",
         )
         return super().__getstate__() | {name: getattr(self, name) for name in own}
 

@@ -70,6 +70,17 @@ class Node:
         """The slot that the transform declares under a name."""
         return next(slot for slot in self.transform.slots if slot.name == name)
 
+    @functools.cached_property
+    def needs_whole(self) -> bool:
+        """Whether the rule here, as one piece, needs whole parameters rather than any pieces of them."""
+        t = self.transform
+        return isinstance(t, Project | Split) or (t.scope == "tensor" and not isinstance(t, Combinator))
+
+    @functools.cached_property
+    def needs_others(self) -> bool:
+        """Whether processes that share parameters must talk to each other in a step."""
+        return any(node.needs_whole or node.is_global for node in self.walk())
+
     def takes(self, info: ParamInfo) -> bool:
         """Whether a parameter reaches this node through the masks above it."""
         return all(mask.takes(info) for mask in self.masks)

@@ -84,7 +84,7 @@ def roles(model: nn.Module) -> dict[str, ParamInfo]:
 def _role_in_module(
     module: nn.Module, prefix: str, leaf: str, p: Tensor, named_heads: set[str], last: str | None
 ) -> tuple[str, str]:
-    kind = type(module).__name__
+    kind = next(cls.__name__ for cls in type(module).__mro__ if not cls.__name__.startswith("FSDP"))
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return "embedding", kind
     if isinstance(module, _NORM_MODULES):

@@ -17,6 +17,7 @@ from torch import Tensor
 from downslope._checks import ArgumentError
 from downslope._core.plan import Node
 from downslope._engine.reference import seeded
+from downslope._engine.sharded import mean_loss
 
 if TYPE_CHECKING:
     from downslope._core.optimizer import Optimizer
@@ -97,14 +98,14 @@ class Signals:
         if closure is not None:
             with torch.enable_grad():
                 returned = closure()
-        if "previous_gradient" in self.needs:
-            for p in (p for group in opt.param_groups for p in group["params"]):
-                opt.state[p]["previous_parameter"] = p.detach().clone()
+        self._keep_parameters(opt)
         self._previous = previous  # now, as the closure zeroes the gradients, which clears the signals
         loss = returned if loss is None else loss
         if loss is not None:
             self._loss = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
         self.require_loss(opt, "call optimizer.backward(loss), step(loss=loss) or step(closure)")
+        if "loss" in self.needs and self._loss is not None:
+            self._loss = mean_loss(type(opt).__name__, self._loss, opt.parameters(), opt.replicas)
         if self.graph_due(opt.steps + 1) and not self._curvature:
             self._draw(opt)
         return returned
@@ -113,6 +114,16 @@ class Signals:
         """Refuse a step of a rule that needs the loss and does not know it."""
         if "loss" in self.needs and self._loss is None:
             self._missing(opt, "the loss of the batch", remedy)
+
+    def fill(self, opt: Optimizer) -> None:
+        """Signals that say nothing, for a step that only makes the state."""
+        self._loss = 0.0
+        self._keep_parameters(opt)
+
+    def _keep_parameters(self, opt: Optimizer) -> None:
+        if "previous_gradient" in self.needs:
+            for p in opt.parameters():
+                opt.state[p]["previous_parameter"] = p.detach().clone()
 
     def of(self, state: dict[str, Any], p: Tensor, sign: float) -> dict[str, Any]:
         """The signals for one parameter; `sign` is -1 where the objective is maximised."""
@@ -124,8 +135,8 @@ class Signals:
             observed, drawn = state.pop("observed_curvature", None), self._curvature.get(p)
             signals["curvature"] = observed if drawn is None else sign * drawn
         if "previous_gradient" in self.needs:
-            assert p.grad is not None
-            signals["previous_gradient"] = sign * self._previous.get(p, p.grad)
+            grad = torch.zeros_like(p) if p.grad is None else p.grad
+            signals["previous_gradient"] = sign * self._previous.get(p, grad)
         return signals
 
     def clear(self) -> None:

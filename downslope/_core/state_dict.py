@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from downslope._checks import ArgumentError
+from downslope._engine.sharded import local, state_for
 from downslope._engine.storage import check_saved
 
 if TYPE_CHECKING:
     from downslope._core.optimizer import Optimizer
 
-__all__ = ["load_state"]
+__all__ = ["count_nothing", "load_state", "makes_state_only", "packed"]
 
 _NOT_HYPER = ("params", "param_names", "shared")
 
@@ -40,11 +42,64 @@ def load_state(opt: Optimizer, saved: dict[str, Any]) -> None:
         hyper.append({k: copy.deepcopy(v) for k, v in theirs.items() if k not in _NOT_HYPER})
     shared = next((g["shared"] for g in saved["param_groups"] if "shared" in g), None)
     if shared is not None:
-        state["shared"] = copy.deepcopy(shared)
+        state["shared"] = _restored(opt, shared)
+        _check_complete(owner, state["shared"]["optimizer"].pop("entries", None), state)
     for (group, _), values in zip(pairs, hyper, strict=True):
         group.update(values)
     opt.state.clear()
     opt.state.update({k: v for k, v in state.items() if v})
+
+
+def packed(shared: dict[str, dict[str, Any]], state: dict[Any, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The shared values as they are saved: lists for tensors, whose shape may change, and the count of all entries."""
+    plain = {k: {n: v.tolist() if isinstance(v, Tensor) else v for n, v in own.items()} for k, own in shared.items()}
+    return plain | {"optimizer": plain["optimizer"] | {"entries": count_entries(state)}}
+
+
+def _restored(opt: Optimizer, saved: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    shared = copy.deepcopy(saved)
+    for key, initial in opt.initial_shared().items():
+        for name, value in shared.get(key, {}).items():
+            if isinstance(initial.get(name), Tensor):
+                shared[key][name] = torch.as_tensor(value, dtype=initial[name].dtype)
+    return shared
+
+
+def makes_state_only(opt: Optimizer) -> bool:
+    """Whether a step is none of training, but how `torch.distributed.checkpoint` makes the state that it will fill.
+
+    It sets every lr to 0 and every gradient to zeros and takes the first step, without the signals of a loop.
+    """
+    if opt.steps > 0 or any(group["lr"] != 0 for group in opt.param_groups):
+        return False
+    grads = [p.grad for p in opt.parameters() if p.requires_grad]
+    return all(grad is not None and not local(grad).any() for grad in grads)
+
+
+def count_nothing(opt: Optimizer) -> None:
+    """Leave the state of such a step as before the first one, but there."""
+    for p in opt.parameters():
+        if p in opt.state:
+            opt.state[p]["step"] = 0
+    shared: dict[str, Any] = opt.state["shared"]  # type: ignore[index]
+    shared |= {key: values for key, values in opt.initial_shared().items() if key in shared}
+    shared["optimizer"]["steps"] = 0
+
+
+def count_entries(state: dict[Any, dict[str, Any]]) -> int:
+    """How many numbers the states of all parameters hold."""
+    values = (value for key, own in state.items() if key != "shared" for value in own.values())
+    return sum(value.numel() if isinstance(value, Tensor) else 1 for value in values)
+
+
+def _check_complete(owner: str, entries: int | None, state: dict[Any, dict[str, Any]]) -> None:
+    """Refuse what `torch.distributed.checkpoint` has loaded in part: it fills what a fresh optimizer has, no more."""
+    found = count_entries(state)
+    if entries is not None and entries != found:
+        raise ArgumentError(
+            f"{owner}: the state was saved with {entries} numbers and came with {found}, as its rule keeps other state "
+            "than at its start; save it whole, by StateDictOptions(full_state_dict=True), and call load_state_dict()."
+        )
 
 
 def _keys(saved: object) -> str:
@@ -56,24 +111,32 @@ def _match_groups(
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     if len(ours) != len(theirs):
         raise ArgumentError(f"{owner}: the saved state has {len(theirs)} param groups, this optimizer has {len(ours)}.")
-    if not all("param_names" in g for g in (*ours, *theirs)):
+    names = [_names(g) for g in (*ours, *theirs)]
+    if any(each is None for each in names):
         for i, (mine, saved) in enumerate(zip(ours, theirs, strict=True)):
             here, there = len(mine["params"]), len(saved["params"])
             if here != there:
                 raise ArgumentError(f"{owner}: param group {i} has {here} parameters, the saved one has {there}.")
         return list(zip(ours, theirs, strict=True))
-    by_names = {frozenset(g["param_names"]): g for g in theirs}
+    sets = [frozenset(each or ()) for each in names]
+    known = sets[len(ours) :]
     pairs = []
-    for mine in ours:
-        names = frozenset(mine["param_names"])
-        if names not in by_names:
-            known = {n for g in theirs for n in g["param_names"]}
-            odd = sorted(names - known) or sorted(names)
+    for mine, wanted in zip(ours, sets, strict=False):
+        if wanted not in known:
+            odd = sorted(wanted.difference(*known)) or sorted(wanted)
             raise ArgumentError(
                 f"{owner}: the saved state has no param group with exactly these parameters: {odd[:3]}."
             )
-        pairs.append((mine, by_names[names]))
+        pairs.append((mine, theirs[known.index(wanted)]))
     return pairs
+
+
+def _names(group: dict[str, Any]) -> list[str] | None:
+    """The names of a group's parameters; `torch.distributed.checkpoint` puts them in the place of the numbers."""
+    ids = group["params"]
+    if all(isinstance(each, str) for each in ids):
+        return list(ids)
+    return group.get("param_names")
 
 
 def _check_rule(owner: str, opt: Optimizer, group: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -87,9 +150,10 @@ def _check_rule(owner: str, opt: Optimizer, group: dict[str, Any], theirs: dict[
 
 
 def _ids(owner: str, group: dict[str, Any], theirs: dict[str, Any]) -> list[Any]:
-    if "param_names" in group and "param_names" in theirs:
-        by_name = dict(zip(theirs["param_names"], theirs["params"], strict=True))
-        return [by_name[name] for name in group["param_names"]]
+    ours, saved = _names(group), _names(theirs)
+    if ours is not None and saved is not None:
+        by_name = dict(zip(saved, theirs["params"], strict=True))
+        return [by_name[name] for name in ours]
     return list(theirs["params"])
 
 
@@ -107,4 +171,6 @@ def _check_shapes(owner: str, opt: Optimizer, p: Tensor, group: dict[str, Any], 
 
 
 def _own(value: Any, p: Tensor) -> Any:
-    return value.detach().to(device=p.device, copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+    if not isinstance(value, Tensor):
+        return copy.deepcopy(value)
+    return state_for(value.detach().to(device=p.device, copy=True), p)

@@ -154,8 +154,9 @@ class Transform:
 class GlobalTransform(Transform):
     """A transform that needs all parameters at once, as measure → sum → combine → update.
 
-    `measure` gives numbers that are added over all parameters (over all processes too), `combine` turns the sums
-    and the shared values into new shared values, once per step, and `update` reads them as `h.shared.<name>`.
+    `measure` gives numbers that are added over all parameters, and over the pieces of a parameter that several
+    processes share, so they must be sums over elements. `combine` turns the sums and the shared values into new shared
+    values, once per step, and `update`, elementwise, reads them as `h.shared.<name>`.
     Hyperparameters other than `lr` and `weight_decay` may not differ between param groups.
 
     Class attributes:

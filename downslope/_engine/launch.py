@@ -6,7 +6,7 @@ import ctypes
 import functools
 import itertools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -326,7 +326,7 @@ class _Again:
         self,
         params: list[Tensor],
         grads: list[Tensor],
-        states: list[dict[str, Any]],
+        states: Sequence[MutableMapping[str, Any]],
         steps: list[int],
         max_lr: float,
     ) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from downslope._core.plan import Node, Route, describe
 from downslope._core.roles import ParamInfo
+from downslope._engine.sharded import local, share
 from downslope._engine.storage import Place, in_words
 
 __all__ = ["Manifest", "Row", "row"]
@@ -18,7 +19,7 @@ __all__ = ["Manifest", "Row", "row"]
 
 @dataclass(frozen=True)
 class Row:
-    """What happens to one parameter."""
+    """What happens to one parameter; of a sharded one, `state_bytes` are those of this process."""
 
     parameter: str
     shape: tuple[int, ...]
@@ -60,9 +61,9 @@ def row(
         group=group_index,
         lr=float(group["lr"]),
         weight_decay=sum(float(group[key]) for key in decays),
-        state_bytes=sum(v.numel() * v.element_size() for v in state.values() if isinstance(v, Tensor)),
+        state_bytes=sum(v.numel() * v.element_size() for v in map(local, state.values()) if isinstance(v, Tensor)),
         storage=in_words(found, state, p.dtype),
-        executor=executor,
+        executor=f"{executor}{share(p)}",
     )
 
 

@@ -89,15 +89,16 @@ class Native:
         context.native, self._repeat = self, None
         whole: list[Item] = []
         launches: list[Launch] = []
-        for batch in [list(items)] if plan.is_global else ([item] for item in items):
+        for batch in context.batches(plan, items):
             run(plan, batch, context)
             for item in batch:
-                if item.deferred and (item.from_gradient or plan.is_global):
+                if item.deferred and (item.from_gradient or len(batch) > 1):
                     whole.append(item)  # it holds no memory of its own: all such items are one launch
                 else:
                     self._finish([item])
         launches = self._finish(whole)
         steady = not plan.is_global and not any(isinstance(node.transform, Every) for node in plan.walk())
+        steady &= not any(item.layout for item in whole)  # of a sharded parameter, tensors are others in every step
         if steady and sum(len(group["params"]) for group in groups) == len(whole):
             self._repeat = Repeat.of(groups, context.state, launches)
 
@@ -134,6 +135,7 @@ class Native:
             launch.run()
             for item, u in zip(batch, launch.columns["out"], strict=True):
                 item.u = u
+            torch.autograd.graph.increment_version([x for key in launch.program.stores for x in launch.columns[key]])
 
     def measure(self, node: Node, items: Sequence[Item], context: Context) -> list[dict[str, float]] | None:
         """What a global transform measures on each item; None where no kernel can be emitted for it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import operator
+import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ from downslope._core.combinators import Chain, Every, Mask, Partition, Project, 
 from downslope._core.plan import Node
 from downslope._core.roles import ParamInfo
 from downslope._core.transform import GlobalTransform, Projector
+from downslope._engine import sharded
 from downslope._engine.codecs import stochastic_rounding
+from downslope._engine.exchange import run_whole
 from downslope._engine.state import slots, store
 from downslope._engine.storage import SCALE, rounding_key
 
@@ -32,7 +34,7 @@ Shared = dict[str, dict[str, Any]]
 
 
 class Item:
-    """One parameter on its way through the rule.
+    """One parameter on its way through the rule; of a sharded one, what this process holds.
 
     `p` and `grad` are in computing precision (float32 at least, complex as real), made when they are first read, from
     what is stored: `stored_p` and `stored_grad`, with `sign` -1 where the objective is maximised. `u` is the running
@@ -46,7 +48,7 @@ class Item:
         info: ParamInfo,
         group: dict[str, Any],
         route: tuple[str, ...],
-        state: dict[str, Any],
+        state: MutableMapping[str, Any],
         *,
         stored_p: Tensor,
         stored_grad: Tensor,
@@ -57,8 +59,10 @@ class Item:
         u: Tensor | None = None,
         start: int = 0,
         stochastic: bool = False,
+        layout: sharded.Layout | None = None,
     ) -> None:
         self.parameter, self.info, self.group, self.route, self.state = parameter, info, group, route, state
+        self.layout = layout
         self.stored_p, self.stored_grad, self.sign = stored_p, stored_grad, sign
         self.step, self.seed, self.signals = step, seed, {} if signals is None else signals
         self.start, self.stochastic = start, stochastic
@@ -80,17 +84,20 @@ class Item:
         signals: dict[str, Any],
         stochastic: bool = False,
     ) -> Item:
-        """The item of a parameter that has a gradient."""
-        assert parameter.grad is not None
-        signals = {k: _computing(v) if isinstance(v, Tensor) else v for k, v in signals.items()}
-        stored_p, stored_grad = _real(parameter.detach()), _real(parameter.grad.detach())
+        """The item of a parameter; one without a gradient here has it on another process, and zeros here."""
+        layout = sharded.layout_of(parameter)
+        signals = {k: _computing(_here(v, parameter)) if isinstance(v, Tensor) else v for k, v in signals.items()}
+        stored_p = _real(sharded.local(parameter.detach()))
+        stored_grad = torch.zeros_like(stored_p)
+        if parameter.grad is not None:
+            stored_grad = _real(_here(parameter.grad.detach(), parameter))
         step = state.get("step", 0) + 1
         return cls(
             parameter,
             info,
             group,
             route,
-            state,
+            state if layout is None else sharded.LocalState(state, layout),
             stored_p=stored_p,
             stored_grad=stored_grad,
             sign=sign,
@@ -98,7 +105,13 @@ class Item:
             seed=seed,
             signals=signals,
             stochastic=stochastic,
+            layout=layout,
         )
+
+    @property
+    def divided(self) -> bool:
+        """Whether other processes hold the rest of the parameter."""
+        return self.layout is not None and bool(self.layout.axes)
 
     @functools.cached_property
     def p(self) -> Tensor:
@@ -145,22 +158,44 @@ class Item:
         other.u = u
         return other
 
+    def whole(self, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> Item:
+        """The item of the whole parameter: its `p`, `u`, `grad` (if not u), `incoming` and signals, and its state."""
+        own = Item(
+            tensors["p"],
+            self.info,
+            self.group,
+            self.route,
+            state,
+            stored_p=tensors["p"],
+            stored_grad=tensors.get("grad", tensors["u"]),
+            step=self.step,
+            seed=self.seed,
+            signals={k: tensors.get(f"signal {k}", v) for k, v in self.signals.items()},
+            u=tensors["u"] if "grad" in tensors else None,
+        )
+        own.incoming = tensors.get("incoming")
+        return own
+
     def follow(self, other: Item) -> None:
         """Take over what has become of the update of another view of this item."""
         self.made, self.deferred = other.made, other.deferred
 
     def finish(self) -> None:
         """Write the new parameter and count the step."""
-        u = torch.view_as_complex(self.u.contiguous()) if self.parameter.is_complex() else self.u
+        parameter = sharded.local(self.parameter)
+        u = torch.view_as_complex(self.u.contiguous()) if parameter.is_complex() else self.u
         if self.rounded:
             u = stochastic_rounding(u, rounding_key(self.seed, self.step, self.info, ""), self.start)
-        self.parameter.copy_(u)
+        parameter.copy_(u)
         self.state["step"] = self.step
 
 
 @dataclass
 class Context:
-    """What all parameters share in one step."""
+    """What all parameters share in one step.
+
+    Items go `together` where processes exchange them; a step that only `makes_state` runs what is not due as well.
+    """
 
     state: Mapping[Any, Any]
     shared: Shared
@@ -168,7 +203,13 @@ class Context:
     max_lr: float
     peers: Callable[[tuple[str, ...]], tuple[ParamInfo, ...]]
     visible: SimpleNamespace | None = None
+    together: bool = False
+    makes_state: bool = False
     native: Native | Compiled | None = None
+
+    def batches(self, node: Node, items: Iterable[Item]) -> Iterable[list[Item]]:
+        """The items that must go through a rule side by side."""
+        return [list(items)] if node.is_global or self.together else ([item] for item in items)
 
 
 def seeded(seed: int, step: int, info: ParamInfo, device: torch.device) -> torch.Generator:
@@ -182,7 +223,7 @@ def step(plan: Node, items: Iterable[Item], context: Context) -> None:
 
     Where the rule allows, items are made and done with one after the other, as each holds copies of its parameter.
     """
-    for batch in [list(items)] if plan.is_global else ([item] for item in items):
+    for batch in context.batches(plan, items):
         run(plan, batch, context)
         for item in batch:
             item.finish()
@@ -190,12 +231,14 @@ def step(plan: Node, items: Iterable[Item], context: Context) -> None:
 
 def run(node: Node, items: list[Item], context: Context) -> None:
     """Take the items through a rule: `item.u` becomes the update, after the step the new parameter."""
+    if node.needs_whole and any(item.divided for item in items):
+        run_whole(node, [i for i in items if i.divided], lambda whole: run(node, [whole], context))
+        items = [i for i in items if not i.divided]
     if not items:
         return
     t = node.transform
     if isinstance(t, Chain):
-        batches = [items] if node.is_global else [[item] for item in items]
-        for batch in batches:
+        for batch in context.batches(node, items):
             for child in node.children.values():
                 run(child, batch, context)
     elif isinstance(t, Partition):
@@ -204,8 +247,8 @@ def run(node: Node, items: list[Item], context: Context) -> None:
     elif isinstance(t, Mask):
         run(node.children["inner"], [i for i in items if t.takes(i.info)], context)
     elif isinstance(t, Every):
-        due = [i for i in items if i.step % t.k == 0]
-        _counted(node.children["inner"], due, [i.step // t.k for i in due], context)
+        due = [i for i in items if context.makes_state or i.step % t.k == 0]
+        _counted(node.children["inner"], due, [max(i.step // t.k, 1) for i in due], context)
     elif isinstance(t, Project):
         _project(node, items, context)
     elif isinstance(t, Split):
@@ -226,6 +269,12 @@ def _real(x: Tensor) -> Tensor:
 def _computing(x: Tensor) -> Tensor:
     x = _real(x.detach())
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _here(x: Tensor, parameter: Tensor) -> Tensor:
+    """This process's piece of a tensor in the shape of a parameter."""
+    piece: Tensor = sharded.local(sharded.sharded_like(x, parameter))
+    return piece
 
 
 def _counted(node: Node, items: list[Item], steps: list[int], context: Context) -> None:
@@ -287,22 +336,37 @@ def shared_values(node: Node, items: list[Item], context: Context) -> SimpleName
 def measured(node: Node, items: list[Item], context: Context) -> dict[str, Any]:
     """The sums of what a global transform measures on every parameter, in float64."""
     outer, context.visible = context.visible, shared_values(node, items, context)
-    sums: dict[str, Any] = {}
-    reduce = node.for_group(items[0].group).reduce
-    emitted = context.native.measure(node, items, context) if context.native is not None else None
-    for values in emitted or [_measure(node, item, context) for item in items]:
-        for name, value in values.items():
-            combine = max if reduce.get(name) == "max" else operator.add
-            sums[name] = combine(sums[name], float(value)) if name in sums else float(value)
+    found = [(item.layout, values) for item, values in zip(items, _measured_on(node, items, context), strict=True)]
     context.visible = outer
-    return sums
+    return sharded.total(found, node.for_group(items[0].group).reduce)
 
 
-def _measure(node: Node, item: Item, context: Context) -> dict[str, Any]:
+def _measured_on(node: Node, items: list[Item], context: Context) -> list[dict[str, float]]:
+    """What a global transform measures on each item."""
+    filled = [item for item in items if item.stored_p.numel()]
+    emitted = context.native.measure(node, filled, context) if context.native is not None and filled else None
+    values = iter(emitted or [_measure(node, item, context) for item in filled])
+    return [next(values) if item.stored_p.numel() else _of_nothing(node, item, context) for item in items]
+
+
+def _measure(node: Node, item: Item, context: Context) -> dict[str, float]:
     t = node.for_group(item.group)
     values, changes = t.measure(item.u, item.p, slots(node, item), hyper(node, item, context))
     store(node, item, changes)
-    return dict(values)
+    return {name: float(value) for name, value in values.items()}
+
+
+def _of_nothing(node: Node, item: Item, context: Context) -> dict[str, float]:
+    """What counts for a tensor without elements; one zero stands in, as processes must know all names."""
+    t, one = node.for_group(item.group), item.p.new_zeros((1,) * item.p.ndim)
+    signals = {k: one if isinstance(v, Tensor) else v for k, v in item.signals.items()}
+    stand_in = Item(
+        one, item.info, item.group, item.route, {}, stored_p=one, stored_grad=one, step=item.step, signals=signals
+    )
+    stand_in.incoming = one
+    state = {k: v.new_zeros(one.shape) if v.ndim else v for k, v in vars(slots(node, item)).items()}
+    values, _ = t.measure(one, one, SimpleNamespace(**state), hyper(node, stand_in, context))
+    return {name: -math.inf if t.reduce.get(name) == "max" else 0.0 for name in values}
 
 
 def combined(node: Node, items: list[Item], context: Context, sums: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from downslope._checks import ArgumentError
+from downslope._engine.sharded import local
 from downslope._engine.storage import Form, get, put, rounding_key
 
 if TYPE_CHECKING:
@@ -84,5 +85,4 @@ def _aliases(value: Tensor, item: Item) -> bool:
 
 
 def _memory(x: Any) -> int:
-    local = x.to_local() if hasattr(x, "to_local") else x  # a DTensor has no memory of its own
-    return int(local.untyped_storage().data_ptr())
+    return int(local(x).untyped_storage().data_ptr())
