@@ -63,6 +63,7 @@ HALVES = (
     *("adamw", "lamb", "muon exactly", "galore", "mars exact=True", "d-adaptation", "clip", "autoclip"),
     *("precond-sps preconditioner=none", "precond-sps preconditioner=adam slack=l1"),
 )
+EMITTED = ("adamw", "lion", "novograd", "lamb", "muon", "galore", "clip", "d-adaptation", "mars exact=True")
 ABSENT = ("lamb", "muon", "clip", "galore")
 LAYOUTS = ("adamw", "lamb", "muon", "galore full", "frugal", "clip", "d-adaptation", "precond-sps preconditioner=none")
 REFUSED = ("sophia-h", "precond-sps")
@@ -95,14 +96,15 @@ def loss_of(model, t, part=slice(None)):
     return F.cross_entropy(model(x[part]), y[part])
 
 
-def make(name, model):
+def make(name, model, execution="reference"):
     """The optimizer of a case of the contract, or of a rule of the table above."""
     if name in RULES:
         members = model if isinstance(model, list) else named(model)
         members = [(n, p) for n, p in members if p.ndim > 1 or name not in MATRICES]
-        return ds.Optimizer(members, RULES[name](), lr=0.01)
+        return ds.Optimizer(members, RULES[name](), lr=0.01, execution=execution)
     key, settings = CASES[name]
-    return ds.make(key, model, **{"lr": 0.01, **TABLES.SETTINGS.get(key, {}), **settings})
+    settings = {"lr": 0.01, **TABLES.SETTINGS.get(key, {}), **settings}
+    return ds.make(key, model, execution=execution, **settings)
 
 
 def named(model):
@@ -120,10 +122,10 @@ def values(model):
     return {n: (p.full_tensor() if hasattr(p, "full_tensor") else p).clone() for n, p in found.items()}
 
 
-def alone(name, steps=STEPS):
+def alone(name, steps=STEPS, execution="reference"):
     """What one process does."""
     model = build()
-    opt = make(name, model)
+    opt = make(name, model, execution)
     train(opt, model, range(steps))
     return model, opt
 
@@ -153,11 +155,11 @@ def check(function):
     return function
 
 
-def path_of(wrapper, name, part=slice(None)):
+def path_of(wrapper, name, part=slice(None), execution="reference"):
     """Where a case ends under a wrapper, or the sentence with which it is refused."""
     model = WRAPPED[wrapper]()
     try:
-        opt = make(name, model)
+        opt = make(name, model, execution)
     except ds.ArgumentError as error:
         return str(error)
     train(opt, model, range(STEPS), part)
@@ -168,6 +170,12 @@ def path_of(wrapper, name, part=slice(None)):
 def same_batch(folder):
     """Every process sees the same batch, so that gradients are those of one process bit for bit."""
     return {(wrapper, name): path_of(wrapper, name) for wrapper in WRAPPED for name in (*CASES, *RULES)}
+
+
+@check
+def kernels(folder):
+    """With emitted kernels where there is a compiler, on pieces of tensors."""
+    return {name: path_of("fsdp", name, execution="auto") for name in EMITTED}
 
 
 @check
