@@ -111,9 +111,10 @@ def _steps(
         )
         if isinstance(found, str):
             results["notes"].append(f"{key}: {found}")
-            console.print(f"  {found}", style="yellow")
+            console.print(f"  {found}", style="yellow", markup=False)
             continue
         results["steps"].append(found.to_json())
+        results["notes"] += [note for note in found.missing if note not in results["notes"]]
         results["notes"] += [f"{key}, {method}: {note}" for note in found.notes]
         over = f", {found.over_bound.median:.2f} × its byte bound" if found.over_bound else ""
         console.print(f"  {method}: {found.seconds.median * 1e3:.3g} ms{over} ({found.rounds} rounds)", highlight=False)
@@ -153,7 +154,7 @@ def _report(results: dict[str, Any], out: Path | None, record: Path | None) -> N
     for table in [*tables[1:], tables[0]]:
         table.show(console)
     for note in results["notes"]:
-        console.print(note, style="yellow", highlight=False)
+        console.print(note, style="yellow", highlight=False, markup=False)
     console.print(noise_line(results), style="bold", highlight=False)
     if results["scale"] != 1.0:
         console.print("The sets were scaled: the bars do not apply.", style="bold")

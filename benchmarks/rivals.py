@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import downslope as ds
 from benchmarks.sets import Tensors
 
-__all__ = ["MATCHES", "Lane", "Match", "lanes", "ours"]
+__all__ = ["MATCHES", "Lane", "Match", "executor", "lanes", "ours"]
 
 Step = Callable[[], Any]
 Settings = Mapping[str, Any]
@@ -109,6 +109,12 @@ def ours(key: str, parameters: Mapping[str, nn.Parameter], **options: Any) -> La
     opt = ds.make(key, list(parameters.items()), **{**settings, **options})
     given: dict[str, Any] = {"loss": 1.0} if "loss" in opt.needs else {}
     return Lane("downslope", opt, {"downslope": partial(opt.step, **given)})
+
+
+def executor(opt: Any) -> str:
+    """What an optimizer of ours ran on, by its manifest."""
+    found = sorted({row.executor for row in opt.manifest()})
+    return found[0] if len(found) == 1 else "native in part" if any("native" in each for each in found) else "mixed"
 
 
 def lanes(key: str, tensors: Tensors, *, compiled: bool) -> Iterator[tuple[str, Callable[[], Lane]]]:

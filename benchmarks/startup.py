@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.clock import first_call
 from benchmarks.fresh import TaskError, run
-from benchmarks.rivals import ours
+from benchmarks.rivals import executor, ours
 from benchmarks.sets import SETS, tensors
 from downslope import card
 
@@ -57,4 +57,4 @@ def first_step(key: str, execution: str) -> dict[str, Any]:
         lane.variants["downslope"]()
 
     first = first_call(begin)
-    return {"first": first, "executor": " + ".join(sorted({row.executor for row in made[0].manifest()}))}
+    return {"first": first, "executor": executor(made[0])}

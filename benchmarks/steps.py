@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.bandwidth import Bandwidth, compiler
 from benchmarks.bound import Bound, bound_of
 from benchmarks.clock import Spread, first_call, ratio, take_turns
-from benchmarks.rivals import Lane, Unavailable, lanes, ours
+from benchmarks.rivals import Lane, Unavailable, executor, lanes, ours
 from benchmarks.sets import Tensors
 from downslope import ArgumentError, card
 
@@ -18,6 +18,9 @@ __all__ = ["NOISY", "Rival", "Steps", "measure_steps"]
 
 NOISY = 0.15
 """A plain kernel whose quartiles are further apart than this share of its median says that the machine is not quiet."""
+
+LEAST = 2**20
+"""Bytes of parameters below which there is no byte bound: starting threads takes longer than moving the bytes."""
 
 Calls = Mapping[str, Callable[[], object]]
 
@@ -56,6 +59,7 @@ class Steps:
     noise: float = 0.0
     rivals: dict[str, Rival] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -102,7 +106,7 @@ def measure_steps(
     except (ArgumentError, Unavailable) as error:
         return f"{key}: {error}"
     result, bound, plain = _start(shape_set, tensors, key, mine, first)
-    shapes = [] if bound is None or compiler() is None else list(bound.streams)
+    shapes = list(bound.streams) if compiler() and tensors.parameter_bytes >= LEAST else []
     calls: dict[str, Callable[[], object]] = {str(shape): plain.kernel(*shape) for shape in shapes}
     calls |= mine.variants
     pool = _Pool(kernels={shape: [] for shape in shapes})
@@ -120,16 +124,13 @@ def measure_steps(
     return result
 
 
-def _start(
-    shape_set: str, tensors: Tensors, key: str, mine: Lane, first: float
-) -> tuple[Steps, Bound | None, Bandwidth]:
+def _start(shape_set: str, tensors: Tensors, key: str, mine: Lane, first: float) -> tuple[Steps, Bound, Bandwidth]:
     rows = list(mine.optimizer.manifest())
-    executors = sorted({row.executor for row in rows})
     result = Steps(
         set=shape_set,
         method=key,
         scope=card(key).scope,
-        executor=" + ".join(executors),
+        executor=executor(mine.optimizer),
         numel=tensors.numel,
         tensors=len(rows),
         seconds=Spread(first, first, first),
@@ -159,6 +160,9 @@ def _batches(result: Steps, key: str, tensors: Tensors, compiled: bool) -> Itera
                     continue
                 nothing = Spread(0.0, 0.0, 0.0)
                 result.rivals[label] = Rival(nothing, nothing, took, lane.state_bytes)
+        except Unavailable as error:
+            result.missing.append(str(error))
+            continue
         except Exception as error:
             result.notes.append(f"{library} left out: {_line(error)}")
             continue
