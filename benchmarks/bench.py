@@ -134,7 +134,7 @@ def _others(
         for key in named or REMEMBERING:
             rows, notes = measure_memory("gpt2", scale, key, execution)
             results["memory"] += rows
-            results["notes"] += notes
+            results["notes"] += [note for note in notes if note not in results["notes"]]
     tasks: dict[str, dict[str, Any]] = {
         "low-bits": {"task": "lowbit:measure", "scale": scale, "execution": execution, "seconds": seconds},
         "inside": {"task": "inside:measure", "execution": execution},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def run(task: str, *, environment: Mapping[str, str] | None = None, timeout: flo
         if line.startswith(_MARK):
             return json.loads(line.removeprefix(_MARK))
     said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-    raise TaskError(said[-1][:300])
+    raise TaskError(re.sub(r"^(?:\w+\.)*(?:Unavailable: )?", "", said[-1])[:300])
 
 
 def _main() -> None:

@@ -17,7 +17,7 @@ from benchmarks.sets import SETS, Tensors, tensors
 from downslope.referee import load_workload
 from downslope.referee.trial import run_trial
 
-__all__ = ["FORMS", "measure", "measure_loss", "measure_steps"]
+__all__ = ["FORMS", "by_default", "measure", "measure_loss", "measure_steps"]
 
 FORMS = ("8bit", "4bit")
 SEEDS = (0, 1, 2)
@@ -28,8 +28,22 @@ LR = 3e-3
 def measure(*, scale: float, execution: str, seconds: float) -> dict[str, Any]:
     """The task: steps and loss. A scale below one shortens the runs of the text workload too."""
     steps = None if scale == 1.0 else 20
-    found = measure_steps(tensors(SETS["one"].scaled(scale)), execution=execution, seconds=seconds)
-    return {"steps": found, "loss": measure_loss(execution=execution, steps=steps)}
+    return {
+        "steps": measure_steps(tensors(SETS["one"].scaled(scale)), execution=execution, seconds=seconds),
+        "by_default": by_default(tensors(SETS["gpt2"].scaled(scale)), execution=execution),
+        "loss": measure_loss(execution=execution, steps=steps),
+    }
+
+
+def by_default(shared: Tensors, *, execution: str) -> dict[str, float]:
+    """Bytes of state per number by form, with embeddings and small tensors in full precision, as they are by default."""
+    found = {}
+    for form in FORMS:
+        lane = ours("adamw", shared.parameters, execution=execution, state_dtype=form)
+        lane.variants["downslope"]()
+        found[form] = lane.state_bytes / shared.numel
+        del lane
+    return found
 
 
 def measure_steps(shared: Tensors, *, execution: str, seconds: float) -> list[dict[str, Any]]:

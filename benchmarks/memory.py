@@ -34,7 +34,8 @@ def measure_memory(shape_set: str, scale: float, key: str, execution: str) -> tu
         try:
             rows += run("memory:peak", shape_set=shape_set, scale=scale, key=key, library=library, execution=execution)
         except TaskError as error:
-            notes.append(f"memory of {key} in {library} left out: {error}")
+            missing = "is not here" in str(error)
+            notes.append(str(error) if missing else f"memory of {key} in {library} left out: {error}")
     return rows, notes
 
 

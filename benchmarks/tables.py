@@ -135,18 +135,21 @@ def _memory(found: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _low_bit_steps(results: Mapping[str, Any]) -> Table:
+    found = results.get("low_bits") or {}
     rows = [
         (
             each["form"],
+            f"{found['by_default'][each['form']]:.2f}",
             f"{each['state_per_number']:.3f}",
             f"{each['seconds']['median'] * 1e3:.3g} ms",
             f"{each['float32']['median'] * 1e3:.3g} ms",
             f"{each['over_float32']['median']:.2f}",
         )
-        for each in (results.get("low_bits") or {}).get("steps", [])
+        for each in found.get("steps", [])
     ]
-    head = ("AdamW's state", "bytes/param", "a step", "fp32 step", "over fp32")
-    return Table("Low-bit state: size and time, one tensor of 32M", head, rows)
+    head = ("AdamW's state", "bytes/param, 124M by default", "bytes/param", "a step", "fp32 step", "over fp32")
+    note = "By default the embeddings (a third of the 124M) and small tensors keep float32 state."
+    return Table("Low-bit state: size and time, one tensor of 32M", head, rows, note)
 
 
 def _low_bit_loss(results: Mapping[str, Any]) -> Table:
