@@ -36,7 +36,7 @@ def measure(*, scale: float, execution: str, seconds: float) -> dict[str, Any]:
 
 
 def by_default(shared: Tensors, *, execution: str) -> dict[str, float]:
-    """Bytes of state per number by form, with embeddings and small tensors in full precision, as they are by default."""
+    """Bytes of state per number by form, with embeddings and small tensors in full precision, as by default."""
     found = {}
     for form in FORMS:
         lane = ours("adamw", shared.parameters, execution=execution, state_dtype=form)
