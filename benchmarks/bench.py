@@ -31,7 +31,7 @@ SHORT = ("adamw", "adabelief", "lion", "sgd", "lamb")
 """Methods on the sets other than GPT-2 small."""
 COMPILED = ("adamw", "adabelief", "lion")
 """Methods whose rivals are compiled too, on GPT-2 small: each takes half a minute to build."""
-STARTING = ("adamw", "adabelief", "adan", "lamb")
+STARTING = ("adamw", "adabelief", "lamb")
 REMEMBERING = ("adamw", "adabelief", "lamb")
 
 console = Console(width=None if sys.stdout.isatty() else 200)

@@ -46,6 +46,7 @@ def all_tables(results: Mapping[str, Any], bars: Sequence[Bar]) -> list[Table]:
     steps = results.get("steps", [])
     found = [_bars(bars)]
     found += [_steps(key, [each for each in steps if each["set"] == key]) for key in SETS]
+    found += [_rivals([each for each in steps if each["set"] == "gpt2"])]
     found += [_startup(results.get("startup") or []), _memory(results.get("memory") or [])]
     found += [_low_bit_steps(results), _low_bit_loss(results), _overhead(results.get("overhead") or [])]
     found += [_inside(results.get("inside")), _traffic(steps)]
@@ -99,6 +100,22 @@ def _steps(key: str, found: Sequence[Mapping[str, Any]]) -> Table:
 def _rival(each: Mapping[str, Any], label: str) -> str:
     rival = each["rivals"].get(label)
     return f"{rival['slower']['median']:.2f}" if rival else ""
+
+
+def _rivals(steps: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for each in steps:
+        own = {"first_step": each["first_step"], "state_bytes": each["state_bytes"], "seconds": each["seconds"]}
+        for label, one in {"downslope": own, **each["rivals"]}.items():
+            times = (f"{one['first_step']:.2f} s", f"{one['seconds']['median'] * 1e3:.3g} ms")
+            rows.append((each["method"], label, *times, f"{one['state_bytes'] / each['numel']:.3g}"))
+    note = "The first step makes the state and whatever has to be built."
+    return Table(
+        f"First step and state: {SETS['gpt2'].title}",
+        ("method", "by", "first step", "a step", "state B/param"),
+        rows,
+        note,
+    )
 
 
 def _traffic(steps: Sequence[Mapping[str, Any]]) -> Table:
