@@ -68,7 +68,7 @@ Steps are timed in one process: plain kernels, our optimizer and one rival libra
 each, the order turned by one in every round; ratios are taken within a round, and medians over the rounds. All
 contestants step the same parameters with the same gradients and each its own state, with the same number of threads on
 the same OpenMP runtime. The plain kernels read and write as many arrays as the step does, in place, with plain stores,
-on arrays of as many numbers as the set has (2^25 at most).
+on arrays of as many numbers as the set has (2^26 at most).
 
 Rivals at their own best: torch fused, foreach and for-loop; pytorch_optimizer (p_o) foreach, which is its default,
 for-loop, and `create_optimizer(compile=True)` where that was built; heavyball with its compiled multi-tensor functions.
