@@ -22,9 +22,8 @@ def machine() -> dict[str, Any]:
     """The machine and what runs on it."""
     facts = machine_facts() | {"threads": torch.get_num_threads(), "compiler": _version(compiler())}
     facts["OpenMP runtimes"] = len(runtimes())
-    for name in ("/proc/loadavg", "/sys/kernel/mm/transparent_hugepage/enabled"):
-        if Path(name).exists():
-            facts[Path(name).parent.name + "/" + Path(name).name] = Path(name).read_text().strip()
+    files = {"load at the start": "/proc/loadavg", "huge pages": "/sys/kernel/mm/transparent_hugepage/enabled"}
+    facts |= {name: Path(file).read_text().strip() for name, file in files.items() if Path(file).exists()}
     return facts
 
 
