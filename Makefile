@@ -25,9 +25,8 @@ bench: $(BENCH_STAMP)
 	$(RUN)/python -m benchmarks.bench $(ARGS)
 
 $(BENCH_STAMP): $(STAMP)
-	$(RUN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[bench]" || \
-		echo "The rivals could not be installed; the others are measured without them."
-	@touch $@
+	$(RUN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[bench]" && touch $@ || \
+		echo "The rivals could not be installed; the rest is measured without them."
 
 test: check
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2

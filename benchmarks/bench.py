@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 import downslope as ds
+from benchmarks.bandwidth import runtimes
 from benchmarks.bars import NORM_BASED, bars
 from benchmarks.fresh import TaskError, run
 from benchmarks.memory import measure_memory
@@ -81,6 +82,7 @@ def main(
         _others(results, wanted, named, scale, execution, seconds)
     results["command"] = shlex.join(["python", "-m", "benchmarks.bench", *sys.argv[1:]])
     results["seconds"] = time.perf_counter() - begin
+    results["machine"]["OpenMP runtimes"] = len(runtimes())
     _report(results, out, record)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.bandwidth import compiler, runtimes
+from benchmarks.bandwidth import compiler
 from benchmarks.bars import Bar
 from benchmarks.tables import Table, noise_line
 from downslope.referee.machine import machine_facts
@@ -21,7 +21,6 @@ __all__ = ["machine", "save_record", "write_json"]
 def machine() -> dict[str, Any]:
     """The machine and what runs on it."""
     facts = machine_facts() | {"threads": torch.get_num_threads(), "compiler": _version(compiler())}
-    facts["OpenMP runtimes"] = len(runtimes())
     files = {"load at the start": "/proc/loadavg", "huge pages": "/sys/kernel/mm/transparent_hugepage/enabled"}
     facts |= {name: Path(file).read_text().strip() for name, file in files.items() if Path(file).exists()}
     return facts
