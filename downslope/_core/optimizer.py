@@ -274,7 +274,11 @@ class Optimizer(torch.optim.Optimizer):
         if makes_state:
             self._signals.fill(self)
         context, sign = self._begin(makes_state), -1.0 if self._maximize else 1.0
-        if self._native is None or not self._native.again(self.param_groups, self.state, sign, context.max_lr):
+        if not (
+            self._native is not None
+            and self._signals.absent(self)
+            and self._native.again(self.param_groups, self.state, sign, context.max_lr)
+        ):
             self._refuse_sparse()
             absent_here = sharded.absent_here(self.parameters()) if context.together else set()
             self._walk(self._items(absent_here), context)

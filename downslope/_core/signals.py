@@ -125,6 +125,11 @@ class Signals:
             for p in opt.parameters():
                 opt.state[p]["previous_parameter"] = p.detach().clone()
 
+    def absent(self, opt: Optimizer) -> bool:
+        """Whether the coming step gets nothing but gradients."""
+        given = self._curvature or any("observed_curvature" in state for state in opt.state.values())
+        return not self.needs or (self.needs == {"curvature"} and not given)
+
     def of(self, state: dict[str, Any], p: Tensor, sign: float) -> dict[str, Any]:
         """The signals for one parameter; `sign` is -1 where the objective is maximised."""
         signals: dict[str, Any] = {}

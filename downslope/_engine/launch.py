@@ -239,10 +239,10 @@ class Repeat:
         """The launches of a step, if they depend on nothing but what is looked at."""
         for launch in launches:
             first = launch.items[0]
-            needs = any(d.leaf.transform.needs for d in first.deferred)
+            signals = any(d.leaf.signals for d in first.deferred)
             shared = any(source[0] == "shared" for source in launch.program.arguments)
             views = any(item.parameter.is_complex() for item in launch.items)
-            if launch.layouts or needs or shared or views or not first.from_gradient:
+            if launch.layouts or signals or shared or views or not first.from_gradient:
                 return None
         return cls(groups, state, launches) if launches else None
 

@@ -184,6 +184,8 @@ class Native:
             return False  # blocks and rows are different pieces of a tensor
         if not (_is_plain(item.stored_p) and _is_plain(item.stored_grad)):
             return False
+        if leaf.transform.scope == "tensor" and not item.stored_p.numel():
+            return False
         shared = [source[2] for source in program.arguments if source[0] == "shared"]
         if not all(_is_number(getattr(context.visible, name)) for name in shared):
             return False

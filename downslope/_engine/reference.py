@@ -312,6 +312,8 @@ def apply(node: Node, item: Item, context: Context) -> None:
         return
     t = node.for_group(item.group)
     state = slots(node, item)
+    if t.scope == "tensor" and not item.stored_p.numel():
+        return  # norms and maxima over nothing are not defined
     item.u, changes = t.update(item.u, item.p, state, hyper(node, item, context))
     store(node, item, {k: v for k, v in changes.items() if v is not getattr(state, k, None)})
 

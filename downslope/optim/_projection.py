@@ -29,7 +29,7 @@ def remove_radial(u: Tensor, g: Tensor, p: Tensor, delta: Scalar, eps: Scalar) -
     Returns:
         The update, and a 0-d bool tensor that says whether the weight was taken for scale-invariant.
     """
-    if p.ndim < 2 or p.numel() == 0:
+    if p.ndim < 2:
         return u, torch.zeros((), dtype=torch.bool, device=p.device)
     by_row = _orthogonal(g, p, p.shape[0], delta, eps)
     as_whole = _orthogonal(g, p, 1, delta, eps)
