@@ -277,7 +277,7 @@ class Optimizer(torch.optim.Optimizer):
         if not (
             self._native is not None
             and self._signals.absent(self)
-            and self._native.again(self.param_groups, self.state, sign, context.max_lr)
+            and self._native.again(self.param_groups, sign, context)
         ):
             self._refuse_sparse()
             absent_here = sharded.absent_here(self.parameters()) if context.together else set()

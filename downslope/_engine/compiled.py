@@ -10,7 +10,7 @@ and the measuring of what concerns all parameters stay with the reference execut
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -77,9 +77,9 @@ class Compiled:
 
     # ---------------------------------------------------------------- one step
 
-    def again(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], sign: float, max_lr: float) -> bool:
+    def again(self, groups: Sequence[dict[str, Any]], sign: float, context: Context) -> bool:
         """Take the last step's way once more; False, with nothing done, where anything about it may have changed."""
-        return self._repeat is not None and self._repeat.run(groups, state, sign, max_lr)
+        return self._repeat is not None and self._repeat.run(groups, context.state, sign, context.max_lr)
 
     def step(self, plan: Node, groups: Sequence[dict[str, Any]], items: Iterable[Item], context: Context) -> None:
         """Take the items through the rule and write the new parameters."""
@@ -189,7 +189,7 @@ class Compiled:
 
     def _read(self, waiting: Sequence[_Waiting], item: Item) -> list[dict[str, Any]]:
         """What each transform reads as `h`."""
-        bare, context, found = _bare(item), copy.copy(self._context), []
+        bare, context, found = item.bare(), copy.copy(self._context), []
         for each in waiting:
             context.visible = each.shared
             found.append(vars(hyper(each.node, bare, context, each.step)))
@@ -197,7 +197,7 @@ class Compiled:
 
     def _read_again(self, waiting: Sequence[_Waiting], item: Item) -> Callable[[int, float], Any]:
         """The same for coming steps of a rule without shared values; None once the structure is another one."""
-        nodes, bare, context = [each.node for each in waiting], _bare(item), copy.copy(self._context)
+        nodes, bare, context = [each.node for each in waiting], item.bare(), copy.copy(self._context)
         structures = [self._structure(node, item) for node in nodes]
 
         def read(step: int, max_lr: float) -> list[dict[str, Any]] | None:
@@ -309,14 +309,6 @@ def _keys(waiting: _Waiting, item: Item) -> Iterator[tuple[str, str]]:
 
 def _place(item: Item, source: Source) -> Tensor | None:
     return item.state.get(item.deferred[source.leaf].node.slots[source.name])
-
-
-def _bare(item: Item) -> Item:
-    """An item without its tensors, for what reads other things."""
-    bare = copy.copy(item)
-    bare.stored_p = bare.stored_grad = bare.p = bare.grad = torch.empty(0, device=item.stored_p.device)
-    bare.made, bare.deferred, bare.state = None, [], {}
-    return bare
 
 
 def _may_be_flat(t: Transform) -> bool:

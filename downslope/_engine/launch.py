@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
-import operator
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,15 +19,13 @@ from downslope._engine.reference import Item
 from downslope._engine.state import coded
 from downslope._engine.storage import SCALE, Form, codec, rounding_key
 
-__all__ = ["TAGS", "Launch", "Repeat", "computing", "function", "storage"]
+__all__ = ["TABLES", "TAGS", "Launch", "call", "computing", "draw", "function", "setting", "storage"]
 
 TAGS = {torch.float32: "ds::f32", torch.float64: "ds::f64", torch.bfloat16: "ds::bf16", torch.float16: "ds::f16"}
-_TABLES = ("numel", "rows", "set", "data", "layout", "args", "measured", "start", "key")
+TABLES = ("numel", "rows", "set", "data", "layout", "args", "measured", "start", "key")
 _FORMATS = {"bfloat16": STOCHASTIC, "8bit": BLOCKWISE[0], "4bit": BLOCKWISE[1]}
 _pointer = Tensor.data_ptr
 _contiguous = Tensor.is_contiguous
-_grad = operator.attrgetter("grad")
-_dtype = operator.attrgetter("dtype")
 
 
 class _Job(ctypes.Structure):
@@ -37,7 +33,7 @@ class _Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n_tensors", "n_sets", "threads")),
-        *((name, ctypes.c_void_p) for name in _TABLES),
+        *((name, ctypes.c_void_p) for name in TABLES),
     )
 
 
@@ -65,7 +61,7 @@ class Launch:
     """A kernel with the parameters that it is to take."""
 
     def __init__(self, program: Program, items: Sequence[Item]) -> None:
-        self.program, self.items = program, items
+        self.program, self.items, self.deferred = program, items, list(items[0].deferred)
         self.function: Any = None
         self.compute = computing(items[0].stored_p)
         streams = {name: self._column(name) for name in program.streams}
@@ -86,7 +82,7 @@ class Launch:
             self.key[:, program.column(name)] = [draw(name, item.info, item.seed, item.state) for item in items]
         self._lay_out(list(streams.values()))
         self._sort_sets()
-        tables = (getattr(self, name).ctypes.data for name in _TABLES)
+        tables = (getattr(self, name).ctypes.data for name in TABLES)
         self.job = _Job(len(items), len(self.args), 1, *tables)
         outputs = {*program.stores, *([] if program.update is None else [program.into])}
         self.written = [item.parameter for item in items] if "p" in outputs else []
@@ -213,142 +209,3 @@ def setting(source: tuple[Any, ...], group: dict[str, Any], max_lr: float) -> fl
         value = group[source[1]]
         return float(value if source[2] is None else value[source[2]])
     return float({"lr": group["lr"], "initial_lr": group["base_lr"], "max_lr": max_lr}[source[0]])
-
-
-class Repeat:
-    """The launches of a step, to be run again with new gradients and hyperparameters.
-
-    What a program may do to an optimizer between two steps is looked at first: other parameters, gradients, state,
-    steps or structure than before, or tensors that have moved; then the step takes the long way.
-    """
-
-    def __init__(self, groups: Sequence[dict[str, Any]], state: Mapping[Any, Any], launches: Sequence[Launch]) -> None:
-        items = [item for launch in launches for item in launch.items]
-        self.groups, self.members = list(groups), [list(group["params"]) for group in groups]
-        self.params, self.states = [item.parameter for item in items], [item.state for item in items]
-        self.steps, self.sign = [item.step for item in items], items[0].sign
-        starts = itertools.accumulate((len(launch.items) for launch in launches), initial=0)
-        self.launches = [_Again(launch, start) for launch, start in zip(launches, starts, strict=False)]
-        self.dtypes, self.kept = [item.stored_grad.dtype for item in items], list(state.values())
-        self.form = self._form()
-
-    @classmethod
-    def of(
-        cls, groups: Sequence[dict[str, Any]], state: Mapping[Any, Any], launches: Sequence[Launch]
-    ) -> Repeat | None:
-        """The launches of a step, if they depend on nothing but what is looked at."""
-        for launch in launches:
-            first = launch.items[0]
-            signals = any(d.leaf.signals for d in first.deferred)
-            shared = any(source[0] == "shared" for source in launch.program.arguments)
-            views = any(item.parameter.is_complex() for item in launch.items)
-            if launch.layouts or signals or shared or views or not first.from_gradient:
-                return None
-        return cls(groups, state, launches) if launches else None
-
-    def run(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], sign: float, max_lr: float) -> bool:
-        """Run the launches again; False, with nothing done, if something has changed."""
-        grads: list[Any] = list(map(_grad, self.params))
-        if not (sign == self.sign and self._same_members(groups, state) and self._same_tensors(grads)):
-            return False
-        try:
-            fresh = self._form() == self.form and all(
-                [launch.renew(self.params, grads, self.states, self.steps, max_lr) for launch in self.launches]
-            )
-        except (KeyError, TypeError, IndexError):  # a hyperparameter or a state is no longer what it was
-            return False
-        if not fresh:
-            return False
-        for launch in self.launches:
-            launch.run()
-        self.steps = [step + 1 for step in self.steps]
-        for each, step in zip(self.states, self.steps, strict=True):
-            each["step"] = step
-        return True
-
-    def _same_members(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any]) -> bool:
-        return (
-            len(groups) == len(self.groups)
-            and all(map(operator.is_, groups, self.groups))
-            and all(len(group["params"]) == len(own) for group, own in zip(groups, self.members, strict=True))
-            and all(
-                all(map(operator.is_, group["params"], own)) for group, own in zip(groups, self.members, strict=True)
-            )
-            and len(state) == len(self.kept)
-            and all(map(operator.is_, state.values(), self.kept))
-            and [each.get("step") for each in self.states] == self.steps
-        )
-
-    def _same_tensors(self, grads: list[Any]) -> bool:
-        return (
-            all(g is not None for g in grads)
-            and list(map(_dtype, grads)) == self.dtypes
-            and all(map(_contiguous, grads))
-        )
-
-    def _form(self) -> list[Any]:
-        """What decides the form of the maths: structure, and which hyperparameters there are."""
-        return [launch.form() for launch in self.launches]
-
-
-class _Again:
-    """A launch without the tensors that belong to one step alone."""
-
-    def __init__(self, launch: Launch, start: int) -> None:
-        self.tables = [*(getattr(launch, name) for name in _TABLES), launch.coded]  # the job points into them
-        self.function, self.job, self.sources = launch.function, launch.job, launch.program.arguments
-        self.data, self.args, self.key = launch.data, launch.args, launch.key
-        self.draws = [(launch.program.column(name), name) for name in launch.drawn]
-        self.named = [(item.info, item.seed) for item in launch.items]
-        self.part = slice(start, start + len(launch.items))
-        self.known = {name: list(map(_pointer, column)) for name, column in launch.columns.items()}
-        self.known |= {name + SCALE: list(map(_pointer, column)) for name, column in launch.scales.items()}
-        self.sets = [(item.group, self._at(launch, item, start)) for item in launch.of_set]
-        self.leaves = [d.leaf for d in launch.items[0].deferred]
-        self.written = launch.written
-
-    @staticmethod
-    def _at(launch: Launch, item: Item, start: int) -> int:
-        return start + next(i for i, each in enumerate(launch.items) if each is item)
-
-    def form(self) -> list[Any]:
-        """The values of structure, and for live hyperparameters whether they are None, a number or how many."""
-        found: list[Any] = []
-        for group, _ in self.sets:
-            for leaf in self.leaves:
-                hyper = leaf.node.hyper
-                found += [group[hyper[name]] for name in leaf.transform.structure()]
-                for value in (group[hyper[name]] for name in leaf.transform.live()):
-                    found.append(None if value is None else len(value) if isinstance(value, tuple | list) else 0)
-        return found
-
-    def renew(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: Sequence[MutableMapping[str, Any]],
-        steps: list[int],
-        max_lr: float,
-    ) -> bool:
-        """Put new gradients and numbers into the tables; False if a parameter or a state has moved."""
-        for j, (name, known) in enumerate(self.known.items()):
-            if name == "grad":
-                tensors = grads[self.part]
-            else:
-                tensors = params[self.part] if name == "p" else [s[name] for s in states[self.part]]
-            now = list(map(_pointer, tensors))
-            if now != known:
-                if name != "grad":
-                    return False
-                self.data[:, j], self.known[name] = now, now
-        for k, (group, at) in enumerate(self.sets):
-            step = float(steps[at] + 1)
-            self.args[k] = [step if s[0] == "step" else setting(s, group, max_lr) for s in self.sources] or 0.0
-        for j, name in self.draws:
-            mine = zip(self.named, states[self.part], strict=True)
-            self.key[:, j] = [draw(name, info, seed, state) for (info, seed), state in mine]
-        return True
-
-    def run(self) -> None:
-        """Call the kernel."""
-        call(self.function, self.job, self.written)

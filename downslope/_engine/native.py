@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from downslope._core.combinators import Every
+from downslope._core.combinators import Every, Project, Split, Switch
 from downslope._core.plan import Node, Route
 from downslope._engine.build import BuildError, load
 from downslope._engine.emit import emit
 from downslope._engine.expr import TraceError
 from downslope._engine.kernels import runtime
-from downslope._engine.launch import TAGS, Launch, Repeat, computing, function, storage
+from downslope._engine.launch import TAGS, Launch, computing, function, storage
 from downslope._engine.program import Leaf, Program, fuse
 from downslope._engine.reference import Context, Item, run
+from downslope._engine.repeat import Measured, Repeat
 from downslope._engine.state import coded, stored
 from downslope._engine.storage import SCALE
 
@@ -71,6 +72,7 @@ class Native:
         self._programs: dict[Any, Program | None] = {}
         self._kernels: dict[Any, Any] = {}
         self._repeat: Repeat | None = None
+        self._trail: list[Measured] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Native:
         return Native()
@@ -80,13 +82,13 @@ class Native:
 
     # ---------------------------------------------------------------- one step
 
-    def again(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], sign: float, max_lr: float) -> bool:
+    def again(self, groups: Sequence[dict[str, Any]], sign: float, context: Context) -> bool:
         """Take the last step's way once more; False, with nothing done, where anything about it may have changed."""
-        return self._repeat is not None and self._repeat.run(groups, state, sign, max_lr)
+        return self._repeat is not None and self._repeat.run(groups, sign, context)
 
     def step(self, plan: Node, groups: Sequence[dict[str, Any]], items: Iterable[Item], context: Context) -> None:
         """Take the items through the rule and write the new parameters."""
-        context.native, self._repeat = self, None
+        context.native, self._repeat, self._trail = self, None, []
         whole: list[Item] = []
         launches: list[Launch] = []
         for batch in context.batches(plan, items):
@@ -97,10 +99,11 @@ class Native:
                 else:
                     self._finish([item])
         launches = self._finish(whole)
-        steady = not plan.is_global and not any(isinstance(node.transform, Every) for node in plan.walk())
+        steady = not any(isinstance(node.transform, Every | Project | Split | Switch) for node in plan.walk())
         steady &= not any(item.layout for item in whole)  # of a sharded parameter, tensors are others in every step
-        if steady and sum(len(group["params"]) for group in groups) == len(whole):
-            self._repeat = Repeat.of(groups, context.state, launches)
+        if steady and self._trail is not None and sum(len(group["params"]) for group in groups) == len(whole):
+            self._repeat = Repeat.of(groups, context.state, self._trail, launches)
+        self._trail = None  # it holds gradients
 
     def _finish(self, items: Sequence[Item]) -> list[Launch]:
         launches = []
@@ -121,6 +124,7 @@ class Native:
         """Put a transform off, if a kernel can be emitted for it."""
         leaf = self._leaf(node, item.group, _signals(item))
         if not self._takes(leaf, item, context):
+            self._trail = None
             return False
         if item.deferred and self._clash(leaf, item):
             self.settle([item])
@@ -130,6 +134,7 @@ class Native:
 
     def settle(self, items: Sequence[Item]) -> None:
         """Run what has been put off for these items, so that their updates are tensors."""
+        self._trail = None
         for batch in self._batches([item for item in items if item.deferred], finishing=False):
             launch = self._launch(batch, finishing=False)
             launch.run()
@@ -141,17 +146,21 @@ class Native:
         """What a global transform measures on each item; None where no kernel can be emitted for it."""
         leaves = [self._leaf(node, item.group, _signals(item), measuring=True) for item in items]
         if not all(self._takes(leaf, item, context) for leaf, item in zip(leaves, items, strict=True)):
+            self._trail = None
             return None
         found: dict[int, dict[str, float]] = {}
+        launches = []
         for leaf, item in zip(leaves, items, strict=True):
             item.deferred.append(Deferred(leaf, item.step, context.max_lr, context.visible))
         try:
             for batch in self._batches(items, finishing=False):
-                launch = self._launch(batch, finishing=False)
+                launches.append(launch := self._launch(batch, finishing=False))
                 launch.run()
                 names = list(launch.program.measured)
                 for item, row in zip(batch, launch.measured.tolist(), strict=True):
                     found[id(item)] = dict(zip(names, row, strict=False))
+            if self._trail is not None:
+                self._trail.append(Measured(node, items, launches))
         finally:
             for item in items:
                 item.deferred.pop()

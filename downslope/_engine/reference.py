@@ -146,6 +146,13 @@ class Item:
         """Whether the new parameter is rounded stochastically."""
         return self.stochastic and self.stored_p.dtype == torch.bfloat16
 
+    def bare(self) -> Item:
+        """An item without its tensors, for what reads other things."""
+        bare = copy.copy(self)
+        bare.stored_p = bare.stored_grad = bare.p = bare.grad = torch.empty(0, device=self.stored_p.device)
+        bare.made, bare.deferred, bare.state = None, [], {}
+        return bare
+
     def with_step(self, step: int) -> Item:
         """The same item with another count of steps."""
         other = copy.copy(self)
@@ -322,7 +329,7 @@ def _global(node: Node, items: list[Item], context: Context) -> None:
     """measure, add up, combine, update."""
     sums = measured(node, items, context)
     combined(node, items, context, sums)
-    outer, context.visible = context.visible, SimpleNamespace(**context.shared[node.key])
+    outer, context.visible = context.visible, shared_values(node, items, context)
     for item in items:
         apply(node, item, context)
     context.visible = outer
@@ -332,7 +339,7 @@ def shared_values(node: Node, items: list[Item], context: Context) -> SimpleName
     """The shared values of a global transform, created at its first use."""
     if node.key not in context.shared:
         context.shared[node.key] = node.initial_shared(items[0].group)
-    return SimpleNamespace(**context.shared[node.key])
+    return SimpleNamespace(kept_as=node.key, **context.shared[node.key])
 
 
 def measured(node: Node, items: list[Item], context: Context) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def agree(made):
         for key, value in other.items():
             if isinstance(value, torch.Tensor):
                 assert mine[key].dtype == value.dtype
-                close(mine[key], value, f"{key} of parameter {i}")
+                close(mine[key].to(b.dtype), value.to(b.dtype), f"{key} of parameter {i}")
             else:
                 assert mine[key] == value
 
@@ -224,7 +224,10 @@ def stride_gradient(params, opt, t):
 
 
 def change_numbers(params, opt, t):
-    opt.param_groups[0].update(lr=0.1 / (t + 1), betas=(0.5 + 0.05 * (t % 7), 0.9), weight_decay=0.01 * t)
+    group = opt.param_groups[0]
+    group.update(lr=0.1 / (t + 1), betas=(0.5 + 0.05 * (t % 7), 0.9), weight_decay=0.01 * t)
+    if "max_norm" in group:
+        group["max_norm"] = 0.3 + 0.1 * t
 
 
 def change_structure(params, opt, t):
@@ -280,9 +283,10 @@ CHANGES = [
 ]
 
 
+@pytest.mark.parametrize("rule", ["element", "before a global one"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_change_between_two_steps_is_noticed(change):
-    made = pair([(5, 3), (7,)], RULES["element"]())
+def test_a_change_between_two_steps_is_noticed(change, rule):
+    made = pair([(5, 3), (7,)], RULES[rule]())
     walk(made, 7, change)
     agree(made)
 
@@ -297,8 +301,9 @@ def test_numbers_that_change_build_nothing(monkeypatch):
     assert opt.state[params[0]]["step"] == 52
 
 
-def test_an_unchanged_step_takes_the_short_way(monkeypatch):
-    (_, opt), _ = made = pair([(5, 3), (7,)], RULES["element"]())
+@pytest.mark.parametrize("rule", ["element", "two passes", "scalar state", "before a global one"])
+def test_an_unchanged_step_takes_the_short_way(rule, monkeypatch):
+    (_, opt), _ = made = pair([(5, 3), (7,)], RULES[rule]())
     walk(made, 2)
     monkeypatch.setattr(opt._native, "step", None)  # would fail
     walk(made, 5, change_numbers)
