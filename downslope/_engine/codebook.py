@@ -28,10 +28,13 @@ def codebook(values: Tensor, thresholds: Tensor) -> Tensor:
         pairs = torch.stack((values[codes & 15], values[codes >> 4]), dim=1)
         floats = torch.cat([thresholds, torch.zeros(1), pairs.flatten()])
         return torch.cat([_header(zero_code, has_sign), floats.view(torch.int32)])
-    planes = values.view(torch.uint8).view(-1, 4).T.contiguous()
     low, shift, first, cells = _cells(thresholds)
-    header = _header(low, shift, -first, zero_code, has_sign)
-    return torch.cat([header, values.view(torch.int32), planes.view(torch.int32).flatten(), cells])
+    lines = _lines(thresholds.double())
+    header = _header(low, shift, -first, zero_code, has_sign, int(lines is not None))
+    drawn = torch.zeros(5, 32) if lines is None else torch.tensor(lines, dtype=torch.float32).T.contiguous()
+    bounded = torch.cat([thresholds, torch.tensor([torch.inf])])
+    parts = [header, values, _planes(values), _planes(bounded), drawn.flatten(), cells]
+    return torch.cat([part.view(torch.int32) for part in parts])
 
 
 def _header(*entries: int) -> Tensor:
@@ -66,3 +69,45 @@ def _cells(thresholds: Tensor) -> tuple[int, int, int, Tensor]:
 
 def _fold(order: Tensor, low: int) -> Tensor:
     return order - order.clamp(-low, low)
+
+
+def _planes(floats: Tensor) -> Tensor:
+    """The first bytes of all floats, then the second ones, and so on."""
+    return floats.contiguous().view(torch.uint8).view(-1, 4).T.flatten().contiguous()
+
+
+_Line = tuple[float, float]  # slope and offset
+
+
+def _lines(thresholds: Tensor) -> list[tuple[float, ...]] | None:
+    """Break, slope below and above it, offset below and above it, of each octave; None if two lines do not suffice.
+
+    The octaves of a magnitude are [2^-31, 2^-30) with all below, ..., [0.5, 1), [1, 2).
+    """
+    positive, negative = thresholds[thresholds > 0], -thresholds[thresholds < 0].flip(0)
+    if len(negative) > len(positive) or not torch.allclose(negative, positive[: len(negative)], rtol=1e-6, atol=0):
+        return None
+    marks, lines = positive.tolist(), []
+    for octave in range(-31, 1):
+        start, end = 2.0**octave if octave > -31 else 0.0, 2.0 ** (octave + 1)
+        inside = [mark for mark in marks if start <= mark < end]
+        breaks = [end, *((a + b) / 2 for a, b in zip(inside, inside[1:]))]
+        for at in breaks:
+            below, above = _line(marks, start, at), _line(marks, at, end)
+            if below and above:
+                lines.append((at, below[0], above[0], below[1], above[1]))
+                break
+        else:
+            return None
+    return lines
+
+
+def _line(marks: list[float], start: float, end: float, margin: float = 0.05) -> _Line | None:
+    """A line whose whole part, from start to end, is the number of marks below or one less; None if there is none."""
+    before, inside = sum(mark < start for mark in marks), [mark for mark in marks if start <= mark < end]
+    slope = (len(inside) - 1) / (inside[-1] - inside[0]) if len(inside) > 1 else 0.0
+    offset = before + 0.5 - (slope * inside[0] if inside else 0.0)
+    points = [(start, before - 1, before), (end, before + len(inside) - 1, before + len(inside))]
+    points += [(mark, before + i, before + i) for i, mark in enumerate(inside)]
+    fits = all(low + margin <= slope * x + offset <= high + 1 - margin for x, low, high in points)
+    return (slope, offset) if fits else None

@@ -24,9 +24,11 @@ namespace detail {
 // into cells of 2^shift integers, so small that each holds one threshold at most: a cell is (threshold << 8 | code), with
 // the threshold counted from the start of the cell and the code that of the numbers up to it.
 struct Book8 {
-    i32 low, shift, zero_cell, zero_code, has_sign, unused[11];
+    i32 low, shift, zero_cell, zero_code, has_sign, has_lines, unused[10];
     float values[256];
-    u8 planes[4][256];  // the bytes of the values: of each the first, the second, ...
+    u8 planes[4][256];            // the bytes of the values: of each the first, the second, ...
+    u8 threshold_planes[4][256];  // the same of the thresholds, the last one infinite
+    float breaks[32], slopes[2][32], offsets[2][32];
     u32 cells[];
 };
 
@@ -56,28 +58,13 @@ static inline Scale scale_of(const C* __restrict x, i64 n, bool has_sign) {
     return {value, isfinite(value) && value > 0.0f};
 }
 
-template <class C>
-static inline void encode8(const Book8& book, const C* __restrict x, i64 n, float scale, u8* __restrict codes) {
-    const u32* __restrict cells = book.cells + book.zero_cell;
-    const i32 low = book.low, shift = book.shift;
-    const u32 rest = (1u << shift) - 1u;
-#pragma omp simd
-    for (i64 i = 0; i < n; ++i) {
-        i32 order = bits<i32>(float(x[i]) / scale);
-        order ^= (order >> 31) & 0x7fffffff;
-        i32 middle = order < low ? order : low;
-        i32 folded = order - (middle > -low ? middle : -low);
-        u32 cell = cells[folded >> shift];
-        codes[i] = u8((cell & 255u) + ((u32(folded) & rest) > cell >> 8 ? 1u : 0u));
-    }
-}
-
 #if defined(__AVX512VBMI__) && defined(__GNUC__) && !defined(__clang__)
 #define DS_BYTE_PERMUTES 1
 
 typedef u8 Bytes __attribute__((vector_size(64)));
 typedef __INT8_TYPE__ SignedBytes __attribute__((vector_size(64)));
 typedef u16 Halves __attribute__((vector_size(64)));
+typedef i32 Words __attribute__((vector_size(64)));
 typedef float Floats __attribute__((vector_size(64)));
 
 template <class Vector>
@@ -87,11 +74,25 @@ DS_INLINE Vector read(const void* from) {
     return v;
 }
 
-// The values of 64 codes times the scale. Each byte of a value is looked up by permutations, which beats gathers.
-DS_INLINE void decode64(const Book8& book, const u8* codes, float scale, float* out) {
-    Bytes code = read<Bytes>(codes), byte[4];
+// Entry at[i] of a table of 32.
+DS_INLINE Floats pick(const float* table, Words at) {
+    return __builtin_shuffle(read<Floats>(table), read<Floats>(table + 16), at);
+}
+
+// The low bytes of 64 words.
+DS_INLINE Bytes narrow(const Words* words) {
+    Bytes fourth = {}, join = {};
+    for (int i = 0; i < 32; ++i) fourth[i] = u8(4 * i), join[i] = u8(i), join[32 + i] = u8(64 + i);
+    Bytes low = __builtin_shuffle((Bytes)words[0], (Bytes)words[1], fourth);
+    Bytes high = __builtin_shuffle((Bytes)words[2], (Bytes)words[3], fourth);
+    return __builtin_shuffle(low, high, join);
+}
+
+// The floats that 64 codes stand for, byte by byte: permutations of bytes beat gathers.
+DS_INLINE void look_up(const u8 (*planes)[256], Bytes code, Floats* out) {
+    Bytes byte[4];
     for (int k = 0; k < 4; ++k) {
-        const u8* plane = book.planes[k];
+        const u8* plane = planes[k];
         Bytes lower = __builtin_shuffle(read<Bytes>(plane), read<Bytes>(plane + 64), code);
         Bytes upper = __builtin_shuffle(read<Bytes>(plane + 128), read<Bytes>(plane + 192), code);
         byte[k] = (SignedBytes)code < 0 ? upper : lower;
@@ -104,23 +105,75 @@ DS_INLINE void decode64(const Book8& book, const u8* codes, float scale, float* 
     Halves b = (Halves)__builtin_shuffle(byte[2], byte[3], first);
     Halves c = (Halves)__builtin_shuffle(byte[0], byte[1], second);
     Halves d = (Halves)__builtin_shuffle(byte[2], byte[3], second);
-    Floats quarters[4] = {(Floats)__builtin_shuffle(a, b, third), (Floats)__builtin_shuffle(a, b, fourth),
-                          (Floats)__builtin_shuffle(c, d, third), (Floats)__builtin_shuffle(c, d, fourth)};
+    out[0] = (Floats)__builtin_shuffle(a, b, third), out[1] = (Floats)__builtin_shuffle(a, b, fourth);
+    out[2] = (Floats)__builtin_shuffle(c, d, third), out[3] = (Floats)__builtin_shuffle(c, d, fourth);
+}
+
+DS_INLINE void decode64(const Book8& book, const u8* codes, float scale, float* out) {
+    Floats values[4];
+    look_up(book.planes, read<Bytes>(codes), values);
     for (int k = 0; k < 4; ++k) {
-        Floats scaled = quarters[k] * scale;
+        Floats scaled = values[k] * scale;
         __builtin_memcpy(out + 16 * k, &scaled, sizeof scaled);
     }
+}
+
+// In each octave of |ratio| two straight lines, below and above a break, say the code or the one before; the threshold
+// between the two decides.
+DS_INLINE void encode64(const Book8& book, const float* x, float scale, u8* codes) {
+    Floats ratio[4], threshold[4];
+    Words guess[4];
+    for (int k = 0; k < 4; ++k) {
+        ratio[k] = read<Floats>(x + 16 * k) / scale;
+        Words raw = (Words)ratio[k], magnitude = raw & 0x7fffffff, octave = (magnitude >> 23) - (127 - 31);
+        octave = octave > 0 ? octave : 0;
+        Floats size = (Floats)magnitude;
+        Words above = size > pick(book.breaks, octave);
+        Floats slope = above ? pick(book.slopes[1], octave) : pick(book.slopes[0], octave);
+        Floats offset = above ? pick(book.offsets[1], octave) : pick(book.offsets[0], octave);
+        Words code = book.zero_code + (__builtin_convertvector(size * slope + offset, Words) ^ (raw >> 31));
+        guess[k] = code > 0 ? code : 0;
+    }
+    look_up(book.threshold_planes, narrow(guess), threshold);
+    for (int k = 0; k < 4; ++k) guess[k] -= ratio[k] > threshold[k];
+    Bytes code = narrow(guess);
+    __builtin_memcpy(codes, &code, sizeof code);
 }
 #else
 #define DS_BYTE_PERMUTES 0
 #endif
 
 template <class C>
+static inline void encode8(const Book8& book, const C* __restrict x, i64 n, float scale, u8* __restrict codes) {
+    const u32* __restrict cells = book.cells + book.zero_cell;
+    const i32 low = book.low, shift = book.shift;
+    const u32 rest = (1u << shift) - 1u;
+    i64 done = 0;
+#if DS_BYTE_PERMUTES
+    for (; book.has_lines && done + 64 <= n; done += 64) {
+        alignas(64) float values[64];
+#pragma omp simd
+        for (i64 i = 0; i < 64; ++i) values[i] = float(x[done + i]);
+        encode64(book, values, scale, codes + done);
+    }
+#endif
+#pragma omp simd
+    for (i64 i = done; i < n; ++i) {
+        i32 order = bits<i32>(float(x[i]) / scale);
+        order ^= (order >> 31) & 0x7fffffff;
+        i32 middle = order < low ? order : low;
+        i32 folded = order - (middle > -low ? middle : -low);
+        u32 cell = cells[folded >> shift];
+        codes[i] = u8((cell & 255u) + ((u32(folded) & rest) > cell >> 8 ? 1u : 0u));
+    }
+}
+
+template <class C>
 static inline void decode8(const Book8& book, const u8* __restrict codes, i64 n, float scale, C* __restrict out) {
     i64 done = 0;
 #if DS_BYTE_PERMUTES
     for (; done + 64 <= n; done += 64) {
-        float values[64];
+        alignas(64) float values[64];
         decode64(book, codes + done, scale, values);
 #pragma omp simd
         for (i64 i = 0; i < 64; ++i) out[done + i] = C(values[i]);
@@ -135,7 +188,7 @@ static inline void encode4(const Book4& book, const C* __restrict x, i64 n, floa
     constexpr i64 piece = 256;
     for (i64 done = 0; done < n; done += piece) {
         i64 count = n - done < piece ? n - done : piece;
-        u16 each[piece / 2];
+        alignas(64) u16 each[piece / 2];
         u8* one = reinterpret_cast<u8*>(each);
         if (count < piece) each[count / 2] = 0;
 #pragma omp simd
@@ -156,7 +209,7 @@ static inline void decode4(const Book4& book, const u8* __restrict codes, i64 n,
     constexpr i64 piece = 256;
     for (i64 done = 0; done < n; done += piece) {
         i64 count = n - done < piece ? n - done : piece;
-        float values[piece];
+        alignas(64) float values[piece];
         for (i64 i = 0; i < (count + 1) / 2; ++i)
             __builtin_memcpy(values + 2 * i, book.pairs[codes[done / 2 + i]], sizeof book.pairs[0]);
 #pragma omp simd
