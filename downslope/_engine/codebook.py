@@ -29,9 +29,9 @@ def codebook(values: Tensor, thresholds: Tensor) -> Tensor:
         floats = torch.cat([thresholds, torch.zeros(1), pairs.flatten()])
         return torch.cat([_header(zero_code, has_sign), floats.view(torch.int32)])
     low, shift, first, cells = _cells(thresholds)
-    lines = _lines(thresholds.double())
+    lines = _lines(thresholds)
     header = _header(low, shift, -first, zero_code, has_sign, int(lines is not None))
-    drawn = torch.zeros(5, 32) if lines is None else torch.tensor(lines, dtype=torch.float32).T.contiguous()
+    drawn = torch.zeros(5, 32, dtype=torch.int16) if lines is None else lines
     bounded = torch.cat([thresholds, torch.tensor([torch.inf])])
     parts = [header, values, _planes(values), _planes(bounded), drawn.flatten(), cells]
     return torch.cat([part.view(torch.int32) for part in parts])
@@ -76,38 +76,57 @@ def _planes(floats: Tensor) -> Tensor:
     return floats.contiguous().view(torch.uint8).view(-1, 4).T.flatten().contiguous()
 
 
-_Line = tuple[float, float]  # slope and offset
+def _lines(thresholds: Tensor) -> Tensor | None:
+    """Breaks, slopes and offsets below and above them, of 32 octaves; None if two lines an octave do not suffice.
 
-
-def _lines(thresholds: Tensor) -> list[tuple[float, ...]] | None:
-    """Break, slope below and above it, offset below and above it, of each octave; None if two lines do not suffice.
-
-    The octaves of a magnitude are [2^-31, 2^-30) with all below, ..., [0.5, 1), [1, 2).
+    Slopes and offsets are in 1/256 of a code. That the lines say the right code or the one before is checked for every
+    key, by the smallest and the largest float that has it.
     """
-    positive, negative = thresholds[thresholds > 0], -thresholds[thresholds < 0].flip(0)
-    if len(negative) > len(positive) or not torch.allclose(negative, positive[: len(negative)], rtol=1e-6, atol=0):
-        return None
-    marks, lines = positive.tolist(), []
-    for octave in range(-31, 1):
-        start, end = 2.0**octave if octave > -31 else 0.0, 2.0 ** (octave + 1)
-        inside = [mark for mark in marks if start <= mark < end]
-        breaks = [end, *((a + b) / 2 for a, b in zip(inside, inside[1:]))]
-        for at in breaks:
-            below, above = _line(marks, start, at), _line(marks, at, end)
-            if below and above:
-                lines.append((at, below[0], above[0], below[1], above[1]))
-                break
-        else:
+    least, most = _steps(thresholds)
+    positive = thresholds[thresholds > 0].double()
+    rows = []
+    for octave in range(32):
+        keys = slice(octave << 10, (octave + 1) << 10)
+        places = (positive * 2.0 ** (31 - octave) - 1) * 1024  # of the thresholds, in keys of this octave
+        before = int((places < 0).sum()) if octave else 0
+        row = _two_lines(places[before:][places[before:] < 1024].tolist(), before, least[:, keys], most[:, keys])
+        if row is None:
             return None
-    return lines
+        rows.append([octave << 10 | row[0], *row[1:]])
+    return torch.tensor(rows).T.to(torch.int16)
 
 
-def _line(marks: list[float], start: float, end: float, margin: float = 0.05) -> _Line | None:
-    """A line whose whole part, from start to end, is the number of marks below or one less; None if there is none."""
-    before, inside = sum(mark < start for mark in marks), [mark for mark in marks if start <= mark < end]
-    slope = (len(inside) - 1) / (inside[-1] - inside[0]) if len(inside) > 1 else 0.0
-    offset = before + 0.5 - (slope * inside[0] if inside else 0.0)
-    points = [(start, before - 1, before), (end, before + len(inside) - 1, before + len(inside))]
-    points += [(mark, before + i, before + i) for i, mark in enumerate(inside)]
-    fits = all(low + margin <= slope * x + offset <= high + 1 - margin for x, low, high in points)
-    return (slope, offset) if fits else None
+def _steps(thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the most steps away from the code of 0 that a key may say, for positive and for negative ratios.
+
+    Going down there is one step less than thresholds, because the line says the code or the one above.
+    """
+    words = torch.arange((31 << 10) + 1, dtype=torch.int32) + (96 << 10) << 13
+    first, last = words.view(torch.float32), (words | 0x1FFF).view(torch.float32).clamp(max=1.0)
+    first[0] = 0.0
+    up, down = thresholds[thresholds > 0], -thresholds[thresholds < 0].flip(0)
+    least = [torch.searchsorted(up, last) - 1, torch.searchsorted(down, last, right=True) - 1]
+    most = [torch.searchsorted(up, first), torch.searchsorted(down, first, right=True)]
+    most[1][most[1] == len(down)] = 255  # more steps down than there are codes end at the last one
+    return torch.stack(least), torch.stack(most)
+
+
+def _two_lines(places: list[float], before: int, least: Tensor, most: Tensor) -> tuple[int, ...] | None:
+    """The break and the two lines of an octave, from the places of its thresholds; None if there are none that fit."""
+    keys = torch.arange(least.shape[1])
+    for end in [1023, *(int((a + b) / 2) for a, b in zip(places, places[1:]))]:
+        below = sum(place <= end for place in places)
+        lines = _line(places[:below], before), _line(places[below:], before + below)
+        slope, offset = (torch.where(keys > end, lines[1][i], lines[0][i]) for i in (0, 1))
+        steps = (offset + (keys * slope >> 10) & 0xFFFF) >> 8
+        if ((steps >= least) & (steps <= most)).all():
+            return end, lines[0][0], lines[1][0], lines[0][1], lines[1][1]
+    return None
+
+
+def _line(places: list[float], before: int) -> tuple[int, int]:
+    """Slope per octave and offset, in 1/256, of the line that rises by 1 from each of these thresholds to the next."""
+    if not places:
+        return 0, 256 * before + 128
+    slope = (len(places) - 1) / (places[-1] - places[0]) if len(places) > 1 else 0.0
+    return round(256 * 1024 * slope), round(256 * (before + 0.5 - slope * (places[0] - 0.5)))

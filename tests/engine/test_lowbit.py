@@ -24,10 +24,19 @@ def dynamic_map(bits, signed):
     return torch.tensor(sorted(values), dtype=torch.float32)
 
 
+def irregular_map():
+    """Values without any rule, 0 and 1 among them."""
+    gaps = torch.rand(255, generator=torch.Generator().manual_seed(0)) + 0.05
+    values = torch.cat([torch.zeros(1), gaps.cumsum(0)])
+    values = (values - values[100]) / (values[-1] - values[100])
+    return values
+
+
 MAPS = {
     "dynamic 8": dynamic_map(8, True),
     "dynamic 8 unsigned": dynamic_map(8, False),
     "linear 8": (torch.arange(256) - 127) / 128,
+    "irregular 8": irregular_map(),
     "dynamic 4": dynamic_map(4, True),
     "dynamic 4 unsigned": dynamic_map(4, False),
     "linear 4": torch.arange(1, 17) / 16,
@@ -182,6 +191,13 @@ def test_the_half_byte_after_an_odd_number_of_codes_is_zero(lib):
         stored = Stored(lib, MAPS["dynamic 4"], 5, 128)
         stored.encode(x, 128)
         assert int(stored.codes[-1]) >> 4 == 0
+
+
+def test_straight_lines_fit_the_regular_maps_only():
+    lines = {
+        name: int(codebook(values, thresholds_of(values))[5]) for name, values in MAPS.items() if len(values) == 256
+    }
+    assert lines == {"dynamic 8": 1, "dynamic 8 unsigned": 1, "linear 8": 1, "irregular 8": 0}
 
 
 def test_a_map_that_no_table_holds_is_refused():

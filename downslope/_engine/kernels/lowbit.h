@@ -21,14 +21,15 @@ namespace detail {
 
 // How the code of a ratio is found. The bits of a float, those below the sign flipped where it is set, are integers in
 // the order of the floats. Between -low and low there is no threshold: that range is folded away. What is left is cut
-// into cells of 2^shift integers, so small that each holds one threshold at most: a cell is (threshold << 8 | code), with
-// the threshold counted from the start of the cell and the code that of the numbers up to it.
+// into cells of 2^shift integers, so small that each holds one threshold at most: a cell is (threshold << 8 | code), the
+// threshold counted from the start of the cell, and the code that of the numbers up to it. Where the CPU permutes bytes,
+// straight lines take the place of the cells.
 struct Book8 {
     i32 low, shift, zero_cell, zero_code, has_sign, has_lines, unused[10];
     float values[256];
     u8 planes[4][256];            // the bytes of the values: of each the first, the second, ...
     u8 threshold_planes[4][256];  // the same of the thresholds, the last one infinite
-    float breaks[32], slopes[2][32], offsets[2][32];
+    u16 breaks[32], slopes[2][32], offsets[2][32];
     u32 cells[];
 };
 
@@ -74,15 +75,10 @@ DS_INLINE Vector read(const void* from) {
     return v;
 }
 
-// Entry at[i] of a table of 32.
-DS_INLINE Floats pick(const float* table, Words at) {
-    return __builtin_shuffle(read<Floats>(table), read<Floats>(table + 16), at);
-}
-
-// The low bytes of 64 words.
-DS_INLINE Bytes narrow(const Words* words) {
+// Byte `which` of 64 words.
+DS_INLINE Bytes narrow(const Words* words, int which) {
     Bytes fourth = {}, join = {};
-    for (int i = 0; i < 32; ++i) fourth[i] = u8(4 * i), join[i] = u8(i), join[32 + i] = u8(64 + i);
+    for (int i = 0; i < 32; ++i) fourth[i] = u8(4 * i + which), join[i] = u8(i), join[32 + i] = u8(64 + i);
     Bytes low = __builtin_shuffle((Bytes)words[0], (Bytes)words[1], fourth);
     Bytes high = __builtin_shuffle((Bytes)words[2], (Bytes)words[3], fourth);
     return __builtin_shuffle(low, high, join);
@@ -118,27 +114,43 @@ DS_INLINE void decode64(const Book8& book, const u8* codes, float scale, float* 
     }
 }
 
-// In each octave of |ratio| two straight lines, below and above a break, say the code or the one before; the threshold
-// between the two decides.
+#if __has_builtin(__builtin_ia32_pmulhuw512_mask)
+#define DS_LINES 1
+// A key is 5 bits for the octave of |ratio| and 10 of its mantissa. In each octave two straight lines, up to a break and
+// above it, say the code of a key, or the one before; the threshold between the two decides.
 DS_INLINE void encode64(const Book8& book, const float* x, float scale, u8* codes) {
     Floats ratio[4], threshold[4];
-    Words guess[4];
+    Words word[4];
+    Halves guess[2], even = {};
+    Bytes odd = {};
+    for (int i = 0; i < 32; ++i) even[i] = u16(2 * i);
+    for (int i = 0; i < 64; ++i) odd[i] = u8(2 * i + 1);
     for (int k = 0; k < 4; ++k) {
         ratio[k] = read<Floats>(x + 16 * k) / scale;
-        Words raw = (Words)ratio[k], magnitude = raw & 0x7fffffff, octave = (magnitude >> 23) - (127 - 31);
-        octave = octave > 0 ? octave : 0;
-        Floats size = (Floats)magnitude;
-        Words above = size > pick(book.breaks, octave);
-        Floats slope = above ? pick(book.slopes[1], octave) : pick(book.slopes[0], octave);
-        Floats offset = above ? pick(book.offsets[1], octave) : pick(book.offsets[0], octave);
-        Words code = book.zero_code + (__builtin_convertvector(size * slope + offset, Words) ^ (raw >> 31));
-        guess[k] = code > 0 ? code : 0;
+        Words key = ((Words)ratio[k] & 0x7fffffff) - ((127 - 31) << 23);
+        word[k] = (key > 0 ? key : 0) >> 13;
     }
-    look_up(book.threshold_planes, narrow(guess), threshold);
-    for (int k = 0; k < 4; ++k) guess[k] -= ratio[k] > threshold[k];
-    Bytes code = narrow(guess);
+    for (int k = 0; k < 2; ++k) {
+        typedef short Signed __attribute__((vector_size(64)));
+        Halves key = __builtin_shuffle((Halves)word[2 * k], (Halves)word[2 * k + 1], even), octave = key >> 10;
+        auto above = key > __builtin_shuffle(read<Halves>(book.breaks), octave);
+        Halves slope = above ? __builtin_shuffle(read<Halves>(book.slopes[1]), octave)
+                             : __builtin_shuffle(read<Halves>(book.slopes[0]), octave);
+        Halves offset = above ? __builtin_shuffle(read<Halves>(book.offsets[1]), octave)
+                              : __builtin_shuffle(read<Halves>(book.offsets[0]), octave);
+        Signed product = __builtin_ia32_pmulhuw512_mask((Signed)(key << 6), (Signed)slope, Signed{}, ~0u);
+        guess[k] = offset + (Halves)product;
+    }
+    Bytes steps = __builtin_shuffle((Bytes)guess[0], (Bytes)guess[1], odd);  // from the code of 0
+    for (int k = 0; k < 4; ++k) word[k] = (Words)ratio[k];
+    const u8 up = u8(book.zero_code), down = u8(up ? up - 1 : 0);
+    Bytes code = (SignedBytes)narrow(word, 3) < 0 ? down - (steps < down ? steps : down) : up + steps;
+    look_up(book.threshold_planes, code, threshold);
+    for (int k = 0; k < 4; ++k) word[k] = ratio[k] > threshold[k];
+    code -= narrow(word, 0);
     __builtin_memcpy(codes, &code, sizeof code);
 }
+#endif
 #else
 #define DS_BYTE_PERMUTES 0
 #endif
@@ -149,12 +161,15 @@ static inline void encode8(const Book8& book, const C* __restrict x, i64 n, floa
     const i32 low = book.low, shift = book.shift;
     const u32 rest = (1u << shift) - 1u;
     i64 done = 0;
-#if DS_BYTE_PERMUTES
+#ifdef DS_LINES
     for (; book.has_lines && done + 64 <= n; done += 64) {
-        alignas(64) float values[64];
-#pragma omp simd
-        for (i64 i = 0; i < 64; ++i) values[i] = float(x[done + i]);
-        encode64(book, values, scale, codes + done);
+        if constexpr (sizeof(C) == sizeof(float)) {
+            encode64(book, x + done, scale, codes + done);
+        } else {
+            alignas(64) float values[64];
+            for (i64 i = 0; i < 64; ++i) values[i] = float(x[done + i]);
+            encode64(book, values, scale, codes + done);
+        }
     }
 #endif
 #pragma omp simd
