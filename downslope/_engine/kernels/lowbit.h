@@ -21,9 +21,9 @@ namespace detail {
 
 // How the code of a ratio is found. The bits of a float, those below the sign flipped where it is set, are integers in
 // the order of the floats. Between -low and low there is no threshold: that range is folded away. What is left is cut
-// into cells of 2^shift integers, so small that each holds one threshold at most: a cell is (threshold << 8 | code), the
-// threshold counted from the start of the cell, and the code that of the numbers up to it. Where the CPU permutes bytes,
-// straight lines take the place of the cells.
+// into cells of 2^shift integers, so small that each holds one threshold at most: a cell is (threshold << 8 | code),
+// the threshold counted from the start of the cell, and the code that of the numbers up to it. Where the CPU permutes
+// bytes, straight lines take the place of the cells.
 struct Book8 {
     i32 low, shift, zero_cell, zero_code, has_sign, has_lines, unused[10];
     float values[256];
@@ -114,10 +114,11 @@ DS_INLINE void decode64(const Book8& book, const u8* codes, float scale, float* 
     }
 }
 
+#ifdef __has_builtin
 #if __has_builtin(__builtin_ia32_pmulhuw512_mask)
 #define DS_LINES 1
-// A key is 5 bits for the octave of |ratio| and 10 of its mantissa. In each octave two straight lines, up to a break and
-// above it, say the code of a key, or the one before; the threshold between the two decides.
+// A key is 5 bits for the octave of |ratio| and 10 of its mantissa. In each octave two straight lines, up to a break
+// and above it, say the code of a key, or the one before; the threshold between the two decides.
 DS_INLINE void encode64(const Book8& book, const float* x, float scale, u8* codes) {
     Floats ratio[4], threshold[4];
     Words word[4];
@@ -150,6 +151,7 @@ DS_INLINE void encode64(const Book8& book, const float* x, float scale, u8* code
     code -= narrow(word, 0);
     __builtin_memcpy(codes, &code, sizeof code);
 }
+#endif
 #endif
 #else
 #define DS_BYTE_PERMUTES 0
