@@ -144,14 +144,19 @@ def order_does_not_matter(case: Case) -> None:
 
 
 def groups_do_not_matter(case: Case) -> None:
-    """The same trajectory whether the parameters stand in one group or in several."""
+    """The same trajectory whether the parameters stand in one group or in several, however they are split."""
+    splits: dict[str, Callable[[list[Any]], list[list[Any]]]] = {
+        "two groups": lambda members: [members[:2], members[2:]],
+        "every other one": lambda members: [members[1::2], members[::2]],
+        "a group each": lambda members: [[member] for member in members],
+    }
     one, _ = _train(case, 6, lambda m: [{"params": list(m.named_parameters())}])
-    two, _ = _train(
-        case,
-        6,
-        lambda m: [{"params": list(m.named_parameters())[:2]}, {"params": list(m.named_parameters())[2:]}],
-    )
-    _same(one, two, "two groups")
+    for name, split in splits.items():
+
+        def arrange(m: nn.Module, split: Callable[[list[Any]], list[list[Any]]] = split) -> list[dict[str, Any]]:
+            return [{"params": part} for part in split(list(m.named_parameters())) if part]
+
+        _same(one, _train(case, 6, arrange)[0], name)
 
 
 def strided_gradients_are_taken(case: Case) -> None:
@@ -178,40 +183,54 @@ def strided_gradients_are_taken(case: Case) -> None:
 
 
 def absent_gradients_are_skipped(case: Case) -> None:
-    """A parameter without a gradient keeps its value and its step count; the others go on."""
+    """A parameter without a gradient keeps its value and its state; the others go on."""
     problem = _problem(case)
     model = problem.build(torch.float64)
     opt = case.make(model)
     if "previous_gradient" in opt.needs:
         return  # the closure makes the gradients
-    name, frozen = list(model.named_parameters())[0]
-    for t in range(4):
+    present = dict.fromkeys(model.parameters(), 0)
+    for t in range(7):
         opt.zero_grad()
         opt.backward(problem.loss(model, t))
-        before = frozen.detach().clone()
-        if t % 2:
-            frozen.grad = None
+        before = {p: (p.detach().clone(), copy.deepcopy(opt.state.get(p, {}))) for p in present}
+        absent = {p for i, p in enumerate(present) if (i + t) % 3 == 1 or t == 5}
+        for p in absent:
+            p.grad = None
         opt.step()
-        assert torch.equal(before, frozen) == bool(t % 2), f"{name} at step {t}"
-        assert all(p.isfinite().all() for p in model.parameters())
-    assert opt.state[frozen].get("step", 2) == 2
+        for name, p in model.named_parameters():
+            value, state = before[p]
+            present[p] += p not in absent
+            if p in absent:
+                assert torch.equal(p, value), f"{name} moved at step {t}"
+                torch.testing.assert_close(opt.state.get(p, {}), state, rtol=0, atol=0)
+            assert p.isfinite().all(), f"{name} at step {t}"
+            assert opt.state[p]["step"] == present[p] if present[p] else not opt.state.get(p), f"{name} at step {t}"
+        assert len(absent) == len(present) or any(not torch.equal(p, before[p][0]) for p in present), f"step {t}"
+    assert opt.steps == 7
 
 
 def resumes_bit_exactly(case: Case) -> None:
-    """Saved in the middle and loaded into a new optimizer, by name in another order, it goes on bit for bit."""
+    """Saved at any tenth step and loaded into a new optimizer, by name in another order, it goes on bit for bit."""
     problem = _problem(case)
-    for at in (0, 1, 5):
-        model, opt = _train(case, at, lambda m: list(m.named_parameters()))
-        buffer = io.BytesIO()
-        torch.save(opt.state_dict(), buffer)
-        buffer.seek(0)
+    model, opt = _train(case, 0, lambda m: list(m.named_parameters()))
+    saved, path = {}, []
+    for t in range(34):
+        if t in (0, 1, 10, 20, 30):
+            buffer = io.BytesIO()
+            torch.save((model.state_dict(), opt.state_dict()), buffer)
+            saved[t] = buffer.getvalue()
+        _go_on(problem, model, opt, range(t, t + 1))
+        path.append(copy.deepcopy(model))
+    for at, content in saved.items():
+        weights, state = torch.load(io.BytesIO(content))
         again = problem.build(torch.float64)
-        again.load_state_dict(model.state_dict())
-        fresh = case.make(list(again.named_parameters())[::-1] if not opt._plan.is_global else again.named_parameters())
-        fresh.load_state_dict(torch.load(buffer))
-        _go_on(problem, model, opt, range(at, at + 4))
+        again.load_state_dict(weights)
+        members = list(again.named_parameters())
+        fresh = case.make(members if opt._plan.is_global else members[::-1])
+        fresh.load_state_dict(state)
         _go_on(problem, again, fresh, range(at, at + 4))
-        _same(model, again, f"resumed after {at} steps", exact=True)
+        _same(path[at + 3], again, f"resumed after {at} steps", exact=True)
 
 
 def state_keeps_its_dtype(case: Case) -> None:
