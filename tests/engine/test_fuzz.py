@@ -23,7 +23,7 @@ MATRICES = [(3, 4), (1, 1), (5, 1), (2, 3, 2), (3, 2, 3, 3), (4099, 2)]
 SHAPES = [*MATRICES, (), (0,), (1,), (7,), (70001,), (0, 3), (3, 0, 2)]
 LAYOUTS = ["plain", "transposed", "strided", "offset", "channels_last"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
-FORMS = ["bfloat16", "float32", "8bit", "4bit"]
+FORMS = ["float32", "8bit", "float32", "4bit", "float32", "bfloat16"]
 KINDS = ["normal", "zeros", "sparse", "constant", "rank one"]
 
 
@@ -53,7 +53,8 @@ class Case:
     absent: tuple
     maximize: bool
     execution: str
-    state_dtype: str = "float32"
+    state_dtype: str
+    stochastic_rounding: bool
 
     @property
     def steps(self):
@@ -102,6 +103,7 @@ def cases(draw, key, dtypes=DTYPES, scales=(-3, 3), forms=("float32",)):
         maximize=draw(st.booleans()),
         execution=draw(st.sampled_from(["auto", "reference"])),
         state_dtype=draw(one_of(key, forms)),
+        stochastic_rounding=draw(st.booleans()),
     )
 
 
@@ -158,6 +160,7 @@ class Run:
                 maximize=case.maximize,
                 execution=case.execution,
                 state_dtype=case.state_dtype,
+                stochastic_rounding=case.stochastic_rounding,
                 **case.hyper,
             )
         except ds.ArgumentError:  # hyperparameters that do not go together
