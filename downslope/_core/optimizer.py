@@ -325,9 +325,10 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             ArgumentError: for a rule that needs all gradients at once (a `global` scope such as clipping by the global
-                norm), the gradient at the previous parameters or the graph of the gradients; for a model that lacks a
-                parameter, makes sparse gradients, or averages gradients after they arrive (DistributedDataParallel).
-                Later, in backward or `step`, for gradient accumulation, closures and `GradScaler`.
+                norm), whole tensors of a sharded model, the gradient at the previous parameters or the graph of the
+                gradients; for a model that lacks a parameter, makes sparse gradients, or averages gradients after they
+                arrive (DistributedDataParallel). Later, in backward or `step`, for gradient accumulation, closures and
+                `GradScaler`.
 
         Example:
             >>> model = torch.nn.Linear(2, 1)

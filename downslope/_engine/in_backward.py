@@ -136,6 +136,7 @@ class InBackward:
 
     def _open(self, opt: Optimizer) -> None:
         token = _Token()
+        _check_rule(opt)  # again, as sharded parameters may have been added
         self._context = opt._begin()
         self._places = {
             p: (group, route)
@@ -218,6 +219,11 @@ def _processes() -> int:
 
 def _check_rule(opt: Optimizer) -> None:
     owner = type(opt).__name__
+    if opt._divided and opt._plan.needs_others:
+        raise ArgumentError(
+            f"{owner}: cannot step inside backward, as its rule needs whole tensors and the model is sharded over "
+            "processes; call step() after backward."
+        )
     for node in opt._plan.walk():
         name = type(node.transform).__name__
         if isinstance(node.transform, GlobalTransform):

@@ -136,6 +136,16 @@ def test_absent_gradients_frozen_and_unfrozen_layers():
     assert not torch.equal(build()[2].weight, seen[0][2].weight)
 
 
+@pytest.mark.parametrize("execution", ["auto", "reference"])
+def test_a_model_of_one_parameter(execution):
+    """Its only gradient is the whole step, which the executors remember."""
+    assert_same_path(
+        lambda m: ds.AdamW(m, lr=0.01, execution=execution),
+        lambda: nn.ParameterDict({"weight": torch.ones(4, 3)}),
+        lambda m, t: (m.weight - t).square().sum(),
+    )
+
+
 def test_tied_parameters():
     def build():
         model = small()
@@ -607,6 +617,25 @@ def test_gradients_of_one_process_of_many_are_refused(monkeypatch):
     with pytest.raises(ds.ArgumentError, match="is that of one process of 2 while it arrives; shard the model"):
         loss_of(model).backward()
     assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_sharded_parameters_whose_rule_needs_whole_tensors_are_refused(monkeypatch):
+    model = small()
+    opt = ds.AdamP(model)
+    handle = opt.step_in_backward(model)
+    monkeypatch.setattr(opt, "_divided", True)
+    with pytest.raises(
+        ds.ArgumentError, match="AdamP: cannot step inside backward, as its rule needs whole tensors and"
+    ):
+        loss_of(model).backward()
+    handle.remove()
+    with pytest.raises(
+        ds.ArgumentError, match="AdamP: cannot step inside backward, as its rule needs whole tensors and"
+    ):
+        opt.step_in_backward(model)
+    elementwise = ds.AdamW(model)
+    monkeypatch.setattr(elementwise, "_divided", True)
+    elementwise.step_in_backward(model).remove()
 
 
 def test_curvature_is_given_as_an_estimate():
