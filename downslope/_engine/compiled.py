@@ -102,7 +102,9 @@ class Compiled:
         self._ways = []
 
     def _finish(self, items: Sequence[Item]) -> None:
-        written = self._run([item for item in items if item.deferred and not item.rounded], final=True)
+        deferred = [item for item in items if item.deferred]
+        self._run([item for item in deferred if item.rounded], final=False)
+        written = self._run([item for item in deferred if not item.rounded], final=True)
         for item in items:
             if id(item) in written:
                 item.state["step"] = item.step
@@ -112,7 +114,7 @@ class Compiled:
     def executor(self, plan: Node, route: Route, group: dict[str, Any], p: Tensor, low: Collection[str]) -> str:
         """What ran the rule of a parameter, for the manifest, and why where it was not compiled code.
 
-        Slots stored at low precision (`low`) are decoded and encoded around the compiled functions.
+        Slots stored at low precision (`low`) are decoded before a compiled function and encoded behind it.
         """
         eager = dict(self._eager.get(p, {}))
         if p not in self._compiled and not eager:
@@ -123,6 +125,8 @@ class Compiled:
                 eager[type(t).__name__] = "projects"
             elif isinstance(t, GlobalTransform):
                 eager[type(t).__name__] = "measures all parameters"
+        if low:
+            eager["storage"] = f"decodes and encodes {', '.join(low)}"
         parts = ", ".join(f"{name} {why}" for name, why in eager.items())
         if p not in self._compiled:
             return f"reference ({parts})"
@@ -279,6 +283,7 @@ class Compiled:
         for item, given, results in zip(batch, stored, returned, strict=True):
             as_stored &= all(given[s] is _place(item, s) for s in given if s.kind == "slot")
             _keep(item, {source: given[source] for source in traced.written} | results)
+            vars(item).pop("p", None)  # a copy in computing precision, made for new or decoded state
             if traced.failure:
                 self._eager.setdefault(item.parameter, {})["a run"] = traced.failure
             else:

@@ -255,6 +255,8 @@ def build(leaves: Sequence[Leaf], inputs: dict[Source, Tensor], sign: float, fin
             target = given.get(Source("p") if source.kind == "u" else source)
             if source.kind == "u" and not final:
                 returned[source] = value
+            elif value is target:
+                continue
             elif target is not None and (final and source.kind == "u" or _alike(value, target)):
                 target.copy_(value)
                 written.append(Source("p") if source.kind == "u" else source)

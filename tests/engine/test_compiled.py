@@ -140,6 +140,45 @@ def test_complex_parameters():
     compare_on(params, functools.partial(ds.AdamW, lr=0.1))
 
 
+@pytest.mark.parametrize("state_dtype", ["8bit", "bfloat16"])
+def test_state_at_low_precision(state_dtype):
+    def params():
+        return leaves(torch.linspace(-1, 1, 6000), torch.ones(8, 3))
+
+    make = functools.partial(ds.AdamW, lr=0.1, state_dtype=state_dtype)
+    got, opt = compare_on(params, make)
+    assert opt.state[got[0]]["exp_avg"].dtype == (torch.uint8 if state_dtype == "8bit" else torch.bfloat16)
+    rows = [row.executor for row in opt.manifest()]
+    assert rows == ["compiled (in reference: storage decodes and encodes exp_avg, exp_avg_sq)", "compiled"]
+
+
+def test_parameters_rounded_at_random():
+    def params():
+        return leaves(torch.linspace(-1, 1, 500).to(torch.bfloat16), torch.ones(4))
+
+    for rule in (ds.chain(ds.ScaleByAdam()), ds.chain(ds.ClipByGlobalNorm(0.1), ds.ScaleByAdam())):
+        make = functools.partial(ds.Optimizer, rule=rule, lr=1e-3, stochastic_rounding=True)
+        got, _ = compare_on(params, make, steps=5)
+        nearest = params()
+        random_steps(ds.Optimizer(nearest, rule, lr=1e-3, execution="compiled"), nearest, 5)
+        assert not torch.equal(got[0], nearest[0])
+
+
+def test_a_step_inside_backward():
+    models = []
+    for execution in ("reference", "compiled"):
+        model = PROBLEMS["mlp"]().build(torch.float32)
+        opt = ds.AdamW(model, lr=0.01, execution=execution)
+        with opt.step_in_backward(model):
+            for t in range(4):
+                opt.zero_grad()
+                PROBLEMS["mlp"]().loss(model, t).backward()
+                opt.step()
+        models.append(model)
+    for p, q in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        close(p, q, "stepped inside backward")
+
+
 def test_tensors_are_updated_in_place():
     params = leaves(torch.ones(100_000), torch.ones(3, 3))
     opt = ds.AdamW(params, execution="compiled")
