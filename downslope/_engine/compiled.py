@@ -19,7 +19,7 @@ from torch import Tensor
 
 from downslope._core.combinators import Every, Project, Split, Switch
 from downslope._core.plan import Node, Route
-from downslope._core.transform import GlobalTransform, Projector, Transform
+from downslope._core.transform import GlobalTransform, Projector
 from downslope._engine.again import Call, Repeat, Way, form_of
 from downslope._engine.calls import alone, strides, together
 from downslope._engine.reference import Context, Item, apply, hyper, run
@@ -29,10 +29,18 @@ from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, 
 __all__ = ["Compiled"]
 
 BACKEND = "inductor"
-SMALL = 1 << 16
-"""Elements below which a tensor is processed together with others."""
-TOGETHER = 1 << 20
-"""Elements that are processed together at most, so that the buffers stay small."""
+
+
+class Limits(NamedTuple):
+    """Elements below which a tensor is processed together with others, and elements processed together at most."""
+
+    small: int
+    together: int
+
+
+LIMITS = {"cpu": Limits(1 << 14, 1 << 18), "cuda": Limits(1 << 18, 1 << 22)}
+"""On the CPU, where a call (some 40 µs) costs as much as copying to a buffer and back. On CUDA, where copying is a
+hundred times faster, no more than it takes to have few calls and small buffers; that was reasoned, not measured."""
 VARIANTS = 8
 """Functions of one structure that differ in a hyperparameter which some operation takes as a plain number only."""
 
@@ -145,7 +153,9 @@ class Compiled:
             probe = self._probe(waiting, item)
             if isinstance(probe, Traced):
                 item.settle = self.settle
-                item.deferred.append(waiting._replace(flat=probe.elementwise and _may_be_flat(node.transform)))
+                item.deferred.append(
+                    waiting._replace(flat=probe.elementwise and self._may_be_flat(waiting, probe, item))
+                )
                 return True
             refusal = probe
         self._eager.setdefault(item.parameter, {})[type(node.transform).__name__] = refusal
@@ -172,6 +182,16 @@ class Compiled:
                     _probed[key] = str(error)
             self._verdicts[place] = _probed[key]
         return self._verdicts[place]
+
+    def _may_be_flat(self, waiting: _Waiting, probe: Traced, item: Item) -> bool:
+        """Whether an elementwise transform does the same to a flattened tensor; a global one may ask for dimensions."""
+        t = waiting.node.transform
+        if t.scope == "tensor" or any(slot.shape not in ("param", "scalar") for slot in t.slots):
+            return False
+        if t.scope == "global" and probe.same_when_flat is None:
+            flattened = self._build([waiting], item, _How(final=False, flat=True))
+            probe.same_when_flat = flattened.operations == probe.operations
+        return probe.same_when_flat is not False
 
     def _structure(self, node: Node, item: Item) -> Any:
         """What of a transform and its group decides which operations it consists of."""
@@ -316,8 +336,6 @@ def _place(item: Item, source: Source) -> Tensor | None:
     return item.state.get(item.deferred[source.leaf].node.slots[source.name])
 
 
-def _may_be_flat(t: Transform) -> bool:
-    return t.scope != "tensor" and all(slot.shape in ("param", "scalar") for slot in t.slots)
 
 
 def _is_steady(node: Node) -> bool:
@@ -344,14 +362,15 @@ def _how(batch: Sequence[Item], final: bool) -> _How:
 
 def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
     """Items one by one where they are large or not flat, the others in batches of limited size."""
+    limits = LIMITS.get(items[0].stored_p.device.type, LIMITS["cuda"])
     batch: list[Item] = []
     size = 0
     for item in items:
         n = item.stored_p.numel()
-        if n >= SMALL or not _flat(item):
+        if n >= limits.small or not _flat(item):
             yield [item]
             continue
-        if size + n > TOGETHER:
+        if batch and size + n > limits.together:
             yield batch
             batch, size = [], 0
         batch.append(item)

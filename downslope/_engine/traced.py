@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from downslope._checks import plain
 from downslope._core import maths
 from downslope._core.transform import Transform
 
@@ -151,9 +152,9 @@ class _Values:
             return tensors[name]
         if name not in given:
             raise AttributeError(name)
-        value = given[name]
-        if name == "shared" and value is not None:
-            return _Values(scalars, (*place, "shared"), vars(value), {})
+        if name == "shared" and given[name] is not None:
+            return _Values(scalars, (*place, "shared"), vars(given[name]), {})
+        value = plain(given[name])
         if isinstance(value, tuple):
             return tuple(scalars.symbol((*place, name, k), each) for k, each in enumerate(value))
         if isinstance(value, int | float):
@@ -178,6 +179,8 @@ class Traced:
         self.baked = tuple(scalars.baked.values())
         vector = next(iter(graph.graph.nodes))
         self.elementwise = all(_is(n, _ELEMENTWISE) or vector in n.all_input_nodes for n in graph.graph.nodes)
+        self.operations = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+        self.same_when_flat: bool | None = None
         self.callables: dict[str, Callable[..., tuple[Tensor, ...]]] = {}
         self.failure = ""
         self._numbers = scalars.function()
@@ -225,7 +228,7 @@ def _at(values: Sequence[dict[str, Any]], place: tuple[Any, ...]) -> Any:
     value = values[leaf][name]
     for each in more:
         value = value[each] if isinstance(each, int) else getattr(value, each)
-    return value
+    return plain(value)
 
 
 def build(leaves: Sequence[Leaf], inputs: dict[Source, Tensor], sign: float, final: bool, symbolic: bool) -> Traced:

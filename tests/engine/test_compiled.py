@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 
 import downslope as ds
 from downslope._checks import ArgumentError
-from downslope._core import Slot, Transform
+from downslope._core import GlobalTransform, Slot, Transform
 from downslope._engine import compiled, traced
 from downslope.testing import contract
 from downslope.testing.problems import PROBLEMS
@@ -116,7 +116,7 @@ def leaves(*tensors):
 @pytest.mark.parametrize("key", ["nadam", "lamb"])
 @pytest.mark.parametrize("small", [1, 1 << 16], ids=["alone", "together"])
 def test_any_shape_and_layout(key, small, monkeypatch):
-    monkeypatch.setattr(compiled, "SMALL", small)
+    monkeypatch.setitem(compiled.LIMITS, "cpu", compiled.Limits(small, 1 << 18))
 
     def params():
         rng = torch.Generator().manual_seed(1)
@@ -202,6 +202,36 @@ def test_large_tensors_need_no_room_of_their_own(compiler, monkeypatch, tmp_path
     assert allocated < 0.01 * params[0].numel() * 4
 
 
+class MatricesOnly(GlobalTransform):
+    """Halves matrices, and only them."""
+
+    def measure(self, u, p, state, h):
+        return {}, {}
+
+    def combine(self, sums, shared, h):
+        return {}
+
+    def update(self, u, p, state, h):
+        return (0.5 * u if p.ndim == 2 else u), {}
+
+
+def test_a_global_rule_that_asks_for_the_dimensions_sees_them():
+    make = functools.partial(ds.Optimizer, rule=ds.chain(MatricesOnly()), lr=0.1)
+    compare_on(lambda: leaves(torch.ones(3, 2), torch.ones(6), torch.ones(2, 2)), make)
+
+
+def test_hyperparameters_may_be_tensors():
+    paths = []
+    for execution in ("reference", "compiled"):
+        params = leaves(torch.ones(3, 2))
+        opt = ds.AdamW(params, execution=execution)
+        opt.param_groups[0]["lr"] = torch.tensor(0.1)
+        random_steps(opt, params, 3)
+        paths.append(params[0])
+    close(paths[1], paths[0], "the parameter")
+    assert opt.manifest().rows[0].executor == "compiled"
+
+
 # ---------------------------------------------------------------- what is compiled, and how often
 
 
@@ -231,7 +261,7 @@ def test_changing_hyperparameters_compile_nothing(key, compiler):
 def test_elementwise_rules_are_compiled_once_for_all_shapes(compiler, monkeypatch):
     counter = CompileCounter()
     compiler(counter)
-    monkeypatch.setattr(compiled, "SMALL", 1000)
+    monkeypatch.setitem(compiled.LIMITS, "cpu", compiled.Limits(1000, 1500))
     params = leaves(*(torch.ones(n, 20) for n in (1, 2, 3, 50, 60, 77, 100, 101)), torch.ones(2, 3, 4), torch.ones(()))
     random_steps(ds.AdamW(params, execution="compiled"), params, 3)
     random_steps(ds.AdamW(params, lr=0.1, eps=1e-4, execution="compiled"), params, 3)
@@ -252,7 +282,7 @@ def test_small_tensors_take_one_call(compiler):
 
 
 def test_batches_are_limited(monkeypatch):
-    monkeypatch.setattr(compiled, "TOGETHER", 100)
+    monkeypatch.setitem(compiled.LIMITS, "cpu", compiled.Limits(1000, 100))
     seen = []
     together = compiled.together
     monkeypatch.setattr(compiled, "together", lambda *args: (seen.append(len(args[-1])), together(*args))[1])
