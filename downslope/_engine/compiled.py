@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from downslope._core.combinators import Every, Project, Split, Switch
 from downslope._core.plan import Node, Route
 from downslope._core.transform import GlobalTransform, Projector
 from downslope._engine.again import Call, Repeat, Way, form_of
+from downslope._engine.batches import How, Waiting, batches, form, is_flat
 from downslope._engine.calls import alone, strides, together
 from downslope._engine.reference import Context, Item, apply, hyper, run
 from downslope._engine.state import slots, store
@@ -29,41 +29,12 @@ from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, 
 __all__ = ["Compiled"]
 
 BACKEND = "inductor"
-
-
-class Limits(NamedTuple):
-    """Elements below which a tensor is processed together with others, and elements processed together at most."""
-
-    small: int
-    together: int
-
-
-LIMITS = {"cpu": Limits(1 << 14, 1 << 18), "cuda": Limits(1 << 18, 1 << 22)}
-"""On the CPU, where a call (some 40 µs) costs as much as copying to a buffer and back. On CUDA, where copying is a
-hundred times faster, no more than it takes to have few calls and small buffers; that was reasoned, not measured."""
 VARIANTS = 8
 """Functions of one structure that differ in a hyperparameter which some operation takes as a plain number only."""
 
 _P, _GRAD, _U, _INCOMING = Source("p"), Source("grad"), Source("u"), Source("incoming")
 _known: dict[Any, list[Traced]] = {}
 _probed: dict[Any, Traced | str] = {}
-
-
-class _Waiting(NamedTuple):
-    """A transform that was put off, and what it will see as `h.step` and `h.shared`."""
-
-    node: Node
-    step: int
-    shared: SimpleNamespace | None
-    flat: bool
-
-
-class _How(NamedTuple):
-    """How a function is used: to write the parameter or for an update; on flattened tensors; on many at once."""
-
-    final: bool
-    flat: bool
-    together: bool = False
 
 
 class Compiled:
@@ -144,12 +115,12 @@ class Compiled:
 
     def defer(self, node: Node, item: Item, context: Context) -> bool:
         """Put a transform off, if it can be compiled."""
-        if type(item.parameter) not in (Tensor, torch.nn.Parameter) or type(item.stored_grad) is not Tensor:
+        if type(item.stored_p) is not Tensor or type(item.stored_grad) is not Tensor:
             refusal = f"is for a {type(item.parameter).__name__}"
         elif not item.stored_p.numel():
             refusal = "is for an empty tensor"
         else:
-            waiting = _Waiting(node, item.step, context.visible, flat=False)
+            waiting = Waiting(node, item.step, context.visible, flat=False)
             probe = self._probe(waiting, item)
             if isinstance(probe, Traced):
                 item.settle = self.settle
@@ -168,28 +139,28 @@ class Compiled:
     def measure(self, node: Node, items: Sequence[Item], context: Context) -> None:
         """What a global transform measures is left to the reference executor."""
 
-    def _probe(self, waiting: _Waiting, item: Item) -> Traced | str:
+    def _probe(self, waiting: Waiting, item: Item) -> Traced | str:
         """The function of one transform alone, or why there is none."""
         node, p = waiting.node, item.stored_p
-        form = _form(item)
-        place = (id(node), id(item.group), form, p.shape)
+        seen = form(item)
+        place = (id(node), id(item.group), seen, p.shape)
         if place not in self._verdicts:
-            key = (self._structure(node, item), form, p.shape if node.transform.scope == "tensor" else p.ndim)
+            key = (self._structure(node, item), seen, p.shape if node.transform.scope == "tensor" else p.ndim)
             if key not in _probed:
                 try:
-                    _probed[key] = self._build([waiting], item, _How(final=False, flat=False))
+                    _probed[key] = self._build([waiting], item, How(final=False, flat=False))
                 except NotTraceable as error:
                     _probed[key] = str(error)
             self._verdicts[place] = _probed[key]
         return self._verdicts[place]
 
-    def _may_be_flat(self, waiting: _Waiting, probe: Traced, item: Item) -> bool:
+    def _may_be_flat(self, waiting: Waiting, probe: Traced, item: Item) -> bool:
         """Whether an elementwise transform does the same to a flattened tensor; a global one may ask for dimensions."""
         t = waiting.node.transform
         if t.scope == "tensor" or any(slot.shape not in ("param", "scalar") for slot in t.slots):
             return False
         if t.scope == "global" and probe.same_when_flat is None:
-            flattened = self._build([waiting], item, _How(final=False, flat=True))
+            flattened = self._build([waiting], item, How(final=False, flat=True))
             probe.same_when_flat = flattened.operations == probe.operations
         return probe.same_when_flat is not False
 
@@ -202,7 +173,7 @@ class Compiled:
 
     # ---------------------------------------------------------------- functions
 
-    def _build(self, waiting: Sequence[_Waiting], item: Item, how: _How) -> Traced:
+    def _build(self, waiting: Sequence[Waiting], item: Item, how: How) -> Traced:
         inputs = _inputs(item, [vars(slots(each.node, item)) for each in waiting])
         if how.flat:
             shortened = (x if not (x.ndim or how.together) else x.new_empty(3 * WIDTH) for x in inputs.values())
@@ -211,7 +182,7 @@ class Compiled:
         leaves = [Leaf(each.node.for_group(item.group), h) for each, h in zip(waiting, values, strict=True)]
         return build(leaves, inputs, item.sign, how.final, symbolic=how.flat)
 
-    def _read(self, waiting: Sequence[_Waiting], item: Item) -> list[dict[str, Any]]:
+    def _read(self, waiting: Sequence[Waiting], item: Item) -> list[dict[str, Any]]:
         """What each transform reads as `h`."""
         bare, context, found = item.bare(), copy.copy(self._context), []
         for each in waiting:
@@ -219,7 +190,7 @@ class Compiled:
             found.append(vars(hyper(each.node, bare, context, each.step)))
         return found
 
-    def _read_again(self, waiting: Sequence[_Waiting], item: Item) -> Callable[[int, float], Any]:
+    def _read_again(self, waiting: Sequence[Waiting], item: Item) -> Callable[[int, float], Any]:
         """The same for coming steps of a rule without shared values; None once the structure is another one."""
         nodes, bare, context = [each.node for each in waiting], item.bare(), copy.copy(self._context)
         structures = [self._structure(node, item) for node in nodes]
@@ -233,12 +204,12 @@ class Compiled:
         return read
 
     def _function(
-        self, waiting: Sequence[_Waiting], item: Item, how: _How, values: list[dict[str, Any]]
+        self, waiting: Sequence[Waiting], item: Item, how: How, values: list[dict[str, Any]]
     ) -> tuple[Traced, Tensor]:
         """The function of a run and the numbers that it takes in this step."""
         p = item.stored_p
         shape = () if how.flat else (p.shape, strides(p))
-        key = (tuple(self._structure(each.node, item) for each in waiting), _form(item), how, shape)
+        key = (tuple(self._structure(each.node, item) for each in waiting), form(item), how, shape)
         variants = _known.setdefault(key, [])
         for traced in variants:
             numbers, hold = traced.numbers(values)
@@ -259,20 +230,20 @@ class Compiled:
         alike: dict[Any, list[Item]] = {}
         for item in items:
             way = tuple((id(each.node), each.step, id(each.shared)) for each in item.deferred)
-            shape = None if _flat(item) else item.stored_p.shape
-            alike.setdefault((way, id(item.group), _form(item), shape), []).append(item)
+            shape = None if is_flat(item) else item.stored_p.shape
+            alike.setdefault((way, id(item.group), form(item), shape), []).append(item)
         return {id(item) for each in alike.values() for item in self._run_alike(each, final)}
 
     def _run_alike(self, items: Sequence[Item], final: bool) -> list[Item]:
         """Run items that go the same way in this step; returns those that are fully written."""
         waiting, first = items[0].deferred, items[0]
         values, again = self._read(waiting, first), self._read_again(waiting, first)
-        functions: dict[_How, tuple[Traced, Tensor]] = {}
+        functions: dict[How, tuple[Traced, Tensor]] = {}
         written: list[Item] = []
         calls: list[Call] = []
-        as_stored = final and not first.signals and not first.parameter.is_complex()
-        for batch in _batches(items):
-            how = _how(batch, final)
+        as_stored = final and not (first.signals or first.layout or first.parameter.is_complex())
+        for batch in batches(items):
+            how = How.of(batch, final)
             try:
                 if how not in functions:
                     functions[how] = self._function(waiting, first, how, values)
@@ -291,7 +262,7 @@ class Compiled:
             self._ways.append(Way([item.parameter for item in written], forms, keys, again, calls))
         return written
 
-    def _run_batch(self, batch: Sequence[Item], how: _How, traced: Traced, vector: Tensor) -> bool:
+    def _run_batch(self, batch: Sequence[Item], how: How, traced: Traced, vector: Tensor) -> bool:
         """Run items by one call; returns whether all their state was read and written where it is stored."""
         kept = [[vars(slots(each.node, item)) for each in item.deferred] for item in batch]
         stored = [_inputs(item, views) for item, views in zip(batch, kept, strict=True)]
@@ -327,7 +298,7 @@ def _structure(node: Node, group: dict[str, Any]) -> Any:
     return t, tuple(group[node.hyper[name]] for name in t.structure()), absent
 
 
-def _keys(waiting: _Waiting, item: Item) -> Iterator[tuple[str, str]]:
+def _keys(waiting: Waiting, item: Item) -> Iterator[tuple[str, str]]:
     """The slots of a transform and where they stand in the state."""
     return ((slot.name, waiting.node.slots[slot.name]) for slot in waiting.node.for_group(item.group).kept())
 
@@ -341,42 +312,6 @@ def _place(item: Item, source: Source) -> Tensor | None:
 def _is_steady(node: Node) -> bool:
     """Whether a step takes the same way through a node as the one before it."""
     return not isinstance(node.transform, Every | Project | Split | Switch | GlobalTransform)
-
-
-def _flat(item: Item) -> bool:
-    return all(each.flat for each in item.deferred)
-
-
-def _form(item: Item) -> Any:
-    """What of the tensors of an item decides which operations a function consists of."""
-    p, made, incoming = item.stored_p, item.made, item.incoming
-    signals = tuple((k, v.dtype if isinstance(v, Tensor) else type(v)) for k, v in item.signals.items())
-    return p.device, p.dtype, item.stored_grad.dtype, made is None or made.dtype, incoming is None, signals, item.sign
-
-
-def _how(batch: Sequence[Item], final: bool) -> _How:
-    if not _flat(batch[0]):
-        return _How(final, flat=False)
-    return _How(final, flat=True, together=len(batch) > 1 or batch[0].stored_p.numel() < 2 * WIDTH)
-
-
-def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Items one by one where they are large or not flat, the others in batches of limited size."""
-    limits = LIMITS.get(items[0].stored_p.device.type, LIMITS["cuda"])
-    batch: list[Item] = []
-    size = 0
-    for item in items:
-        n = item.stored_p.numel()
-        if n >= limits.small or not _flat(item):
-            yield [item]
-            continue
-        if batch and size + n > limits.together:
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += n
-    if batch:
-        yield batch
 
 
 def _inputs(item: Item, views: Sequence[dict[str, Tensor]]) -> dict[Source, Tensor]:

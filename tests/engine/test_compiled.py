@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 import downslope as ds
 from downslope._checks import ArgumentError
 from downslope._core import GlobalTransform, Slot, Transform
-from downslope._engine import compiled, traced
+from downslope._engine import batches, compiled, traced
 from downslope.testing import contract
 from downslope.testing.problems import PROBLEMS
 from downslope.testing.tolerances import close
@@ -116,7 +116,7 @@ def leaves(*tensors):
 @pytest.mark.parametrize("key", ["nadam", "lamb"])
 @pytest.mark.parametrize("small", [1, 1 << 16], ids=["alone", "together"])
 def test_any_shape_and_layout(key, small, monkeypatch):
-    monkeypatch.setitem(compiled.LIMITS, "cpu", compiled.Limits(small, 1 << 18))
+    monkeypatch.setitem(batches.LIMITS, "cpu", batches.Limits(small, 1 << 18))
 
     def params():
         rng = torch.Generator().manual_seed(1)
@@ -261,7 +261,7 @@ def test_changing_hyperparameters_compile_nothing(key, compiler):
 def test_elementwise_rules_are_compiled_once_for_all_shapes(compiler, monkeypatch):
     counter = CompileCounter()
     compiler(counter)
-    monkeypatch.setitem(compiled.LIMITS, "cpu", compiled.Limits(1000, 1500))
+    monkeypatch.setitem(batches.LIMITS, "cpu", batches.Limits(1000, 1500))
     params = leaves(*(torch.ones(n, 20) for n in (1, 2, 3, 50, 60, 77, 100, 101)), torch.ones(2, 3, 4), torch.ones(()))
     random_steps(ds.AdamW(params, execution="compiled"), params, 3)
     random_steps(ds.AdamW(params, lr=0.1, eps=1e-4, execution="compiled"), params, 3)
@@ -282,7 +282,7 @@ def test_small_tensors_take_one_call(compiler):
 
 
 def test_batches_are_limited(monkeypatch):
-    monkeypatch.setitem(compiled.LIMITS, "cpu", compiled.Limits(1000, 100))
+    monkeypatch.setitem(batches.LIMITS, "cpu", batches.Limits(1000, 100))
     seen = []
     together = compiled.together
     monkeypatch.setattr(compiled, "together", lambda *args: (seen.append(len(args[-1])), together(*args))[1])
