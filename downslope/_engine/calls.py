@@ -1,4 +1,4 @@
-"""Calls of a program: on one tensor in its own layout, or on many small ones in one buffer."""
+"""Calls of a compiled function: on one tensor in its own layout, or on many small ones in one buffer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST = 2 * WIDTH
 
 
 def strides(p: Tensor) -> tuple[int, ...]:
-    """The layout in which a program sees a parameter and its state: its own, or row-major where that has gaps."""
+    """The layout in which a function sees a parameter and its state: its own, or row-major where that has gaps."""
     if p.is_contiguous():
         return p.stride()
     order = sorted(range(p.ndim), key=lambda i: (p.stride()[i], p.shape[i]), reverse=True)
@@ -29,32 +29,32 @@ def strides(p: Tensor) -> tuple[int, ...]:
     return torch.empty(p.shape, device="meta").stride()
 
 
-def alone(program: Traced, backend: str, vector: Tensor, stored: Tensors, flat: bool) -> Tensors:
-    """Run a program on one parameter; what it writes is written, what it returns is returned."""
+def alone(traced: Traced, backend: str, vector: Tensor, stored: Tensors, flat: bool) -> Tensors:
+    """Run a function on one parameter; what it writes is written, what it returns is returned."""
     p = stored[_P]
     layout = strides(p)
-    laid = {source: _laid(x, p.shape, layout) for source, x in stored.items()}
-    inputs = [_line(laid[source]) if flat else laid[source] for source in program.sources]
-    outputs = program(backend, vector, inputs)
-    for source in program.written:
+    laid = {source: _laid(stored[source], p.shape, layout) for source in traced.sources}
+    inputs = [_line(laid[source]) if flat else laid[source] for source in traced.sources]
+    outputs = traced(backend, vector, inputs)
+    for source in traced.written:
         if laid[source] is not stored[source]:
             stored[source].copy_(laid[source])
     whole = (x.as_strided(p.shape, layout) if flat and x.ndim else x for x in outputs)
-    return dict(zip(program.returned, whole, strict=True))
+    return dict(zip(traced.returned, whole, strict=True))
 
 
-def together(program: Traced, backend: str, vector: Tensor, stored: Sequence[Tensors]) -> list[Tensors]:
-    """Run an elementwise program on many parameters at once, by way of one buffer for each of its inputs."""
+def together(traced: Traced, backend: str, vector: Tensor, stored: Sequence[Tensors]) -> list[Tensors]:
+    """Run an elementwise function on many parameters at once, by way of one buffer for each of its inputs."""
     sizes = [each[_P].numel() for each in stored]
     rest = max(0, _LEAST - sum(sizes))
-    buffers = {source: _joined([each[source] for each in stored], sizes, rest) for source in program.sources}
-    outputs = program(backend, vector, list(buffers.values()))
-    for source in program.written:
+    buffers = {source: _joined([each[source] for each in stored], sizes, rest) for source in traced.sources}
+    outputs = traced(backend, vector, list(buffers.values()))
+    for source in traced.written:
         targets = [each[source] for each in stored]
         torch._foreach_copy_(targets, _parts(buffers[source], targets, sizes))
     shapes = [each[_P] for each in stored]
     parts = [_parts(x, shapes, sizes) for x in outputs]
-    return [dict(zip(program.returned, each, strict=True)) for each in zip(*parts, strict=True)] or [{} for _ in stored]
+    return [dict(zip(traced.returned, each, strict=True)) for each in zip(*parts, strict=True)] or [{} for _ in stored]
 
 
 def _laid(x: Tensor, shape: torch.Size, layout: tuple[int, ...]) -> Tensor:

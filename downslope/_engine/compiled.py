@@ -124,9 +124,7 @@ class Compiled:
             probe = self._probe(waiting, item)
             if isinstance(probe, Traced):
                 item.settle = self.settle
-                item.deferred.append(
-                    waiting._replace(flat=probe.elementwise and self._may_be_flat(waiting, probe, item))
-                )
+                item.deferred.append(waiting._replace(flat=self._may_be_flat(waiting, probe, item)))
                 return True
             refusal = probe
         self._eager.setdefault(item.parameter, {})[type(node.transform).__name__] = refusal
@@ -155,13 +153,20 @@ class Compiled:
         return self._verdicts[place]
 
     def _may_be_flat(self, waiting: Waiting, probe: Traced, item: Item) -> bool:
-        """Whether an elementwise transform does the same to a flattened tensor; a global one may ask for dimensions."""
+        """Whether a transform does the same to a flattened tensor; a global one may ask for the dimensions."""
         t = waiting.node.transform
-        if t.scope == "tensor" or any(slot.shape not in ("param", "scalar") for slot in t.slots):
+        if (
+            not probe.elementwise
+            or t.scope == "tensor"
+            or any(slot.shape not in ("param", "scalar") for slot in t.slots)
+        ):
             return False
         if t.scope == "global" and probe.same_when_flat is None:
-            flattened = self._build([waiting], item, How(final=False, flat=True))
-            probe.same_when_flat = flattened.operations == probe.operations
+            try:
+                flattened = self._build([waiting], item, How(final=False, flat=True))
+                probe.same_when_flat = flattened.operations == probe.operations
+            except NotTraceable:
+                probe.same_when_flat = False
         return probe.same_when_flat is not False
 
     def _structure(self, node: Node, item: Item) -> Any:
@@ -294,8 +299,9 @@ class Compiled:
 
 def _structure(node: Node, group: dict[str, Any]) -> Any:
     t = type(node.transform)
-    absent = tuple(group[node.hyper[name]] is None for name in t.live())
-    return t, tuple(group[node.hyper[name]] for name in t.structure()), absent
+    live = (group[node.hyper[name]] for name in t.live())
+    widths = tuple(len(x) if isinstance(x, tuple | list) else x is None for x in live)
+    return t, tuple(group[node.hyper[name]] for name in t.structure()), widths
 
 
 def _keys(waiting: Waiting, item: Item) -> Iterator[tuple[str, str]]:

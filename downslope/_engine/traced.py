@@ -23,7 +23,7 @@ from downslope._core.transform import Transform
 __all__ = ["WIDTH", "Leaf", "NotTraceable", "Source", "Traced", "build", "computing"]
 
 WIDTH = 64
-"""Length of the vector of numbers that a program takes."""
+"""Length of the vector of numbers that a function takes."""
 
 # fmt: off
 _ELEMENTWISE = frozenset((
@@ -43,7 +43,7 @@ class NotTraceable(Exception):
 
 
 class Source(NamedTuple):
-    """Where an input of a program comes from: `p`, `grad`, `u`, `incoming`, a signal, or a slot of a leaf."""
+    """Where an input of a function comes from: `p`, `grad`, `u`, `incoming`, a signal, or a slot of a leaf."""
 
     kind: str
     name: str = ""
@@ -187,7 +187,7 @@ class Traced:
         self._padding = [0.0] * (WIDTH - len(scalars.numbers))
 
     def __call__(self, backend: str, vector: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Run the program, compiled at its first call; where that fails, eagerly, with a warning."""
+        """Run it, compiled at its first call; where that fails, eagerly, with a warning."""
         if backend not in self.callables:
             self.callables[backend] = torch.compile(
                 self.graph.forward, backend=backend, fullgraph=True, dynamic=self.symbolic
@@ -236,7 +236,7 @@ def build(leaves: Sequence[Leaf], inputs: dict[Source, Tensor], sign: float, fin
 
     Args:
         leaves: the transforms in their order.
-        inputs: tensors as stored. Without `u` the update starts from `grad`; slots that are missing here are refused.
+        inputs: tensors as stored. Without `u` the update starts from `grad`.
         sign: -1 where the gradient is negated.
         final: whether the run ends in the new parameter, which is then written to `p`, or in an update.
         symbolic: trace for every size instead of those of the examples.
