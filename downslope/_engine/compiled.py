@@ -13,7 +13,6 @@ import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from downslope._core.combinators import Every, Project, Split, Switch
@@ -311,8 +310,6 @@ def _keys(waiting: Waiting, item: Item) -> Iterator[tuple[str, str]]:
 
 def _place(item: Item, source: Source) -> Tensor | None:
     return item.state.get(item.deferred[source.leaf].node.slots[source.name])
-
-
 
 
 def _is_steady(node: Node) -> bool:
