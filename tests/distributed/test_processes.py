@@ -113,6 +113,11 @@ def test_kernels_take_pieces(results, name):
     agree(results["kernels"][name], worker.values(worker.alone(name, execution="auto")[0]), name, exact=False)
 
 
+@pytest.mark.parametrize("name", worker.IN_BACKWARD if worker else ())
+def test_sharded_parameters_may_move_in_backward(results, name):
+    agree(results["in_backward"][name], alone(name), name, exact=True)
+
+
 @pytest.mark.parametrize("name", worker.HALVES if worker else ())
 @pytest.mark.parametrize("wrapper", worker.WRAPPED if worker else ())
 def test_halves_of_the_batch_are_the_batch(results, wrapper, name):

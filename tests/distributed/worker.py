@@ -64,6 +64,7 @@ HALVES = (
     *("precond-sps preconditioner=none", "precond-sps preconditioner=adam slack=l1"),
 )
 EMITTED = ("adamw", "lion", "novograd", "lamb", "muon", "galore", "clip", "d-adaptation", "mars exact=True")
+IN_BACKWARD = ("adamw", "lamb", "galore")
 ABSENT = ("lamb", "muon", "clip", "galore")
 LAYOUTS = ("adamw", "lamb", "muon", "galore full", "frugal", "clip", "d-adaptation", "precond-sps preconditioner=none")
 REFUSED = ("sophia-h", "precond-sps")
@@ -176,6 +177,19 @@ def same_batch(folder):
 def kernels(folder):
     """With emitted kernels where there is a compiler, on pieces of tensors."""
     return {name: path_of("fsdp", name, execution="auto") for name in EMITTED}
+
+
+@check
+def in_backward(folder):
+    """Parameters that move inside backward, as fully_shard gives each its gradient there."""
+    found = {}
+    for name in IN_BACKWARD:
+        model = sharded()
+        opt = make(name, model)
+        with opt.step_in_backward(model):
+            train(opt, model, range(STEPS))
+        found[name] = values(model)
+    return found
 
 
 @check
