@@ -232,7 +232,7 @@ class Optimizer(torch.optim.Optimizer):
             settled.check_lr(group["lr"])
             for p, info in ((p, self._info[p]) for _, p in members):
                 if node.takes(info):
-                    sharded.admit(owner, node, settled, info, p)
+                    sharded.admit(owner, node, settled, info, p, self._stochastic)
                     if not node.in_subspace:
                         settled.check_parameter(info)
 
@@ -498,7 +498,7 @@ class Optimizer(torch.optim.Optimizer):
         try:
             with torch.no_grad():
                 for p, value in kept.items():
-                    p.copy_(value)
+                    p.copy_(sharded.sharded_like(value, p))
             yield
         finally:
             with torch.no_grad():

@@ -79,7 +79,7 @@ class Node:
     @functools.cached_property
     def needs_others(self) -> bool:
         """Whether processes that share parameters must talk to each other in a step."""
-        return any(node.needs_whole or node.is_global for node in self.walk())
+        return not self.storage.plain or any(node.needs_whole or node.is_global for node in self.walk())
 
     def takes(self, info: ParamInfo) -> bool:
         """Whether a parameter reaches this node through the masks above it."""

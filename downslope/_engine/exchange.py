@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from downslope._engine.sharded import Layout, is_sharded, layout_of, local
+from downslope._engine.storage import SCALE
 
 if TYPE_CHECKING:
     from downslope._core.plan import Node
@@ -156,7 +157,7 @@ class _Exchange:
             if isinstance(value, Tensor)
         }
         for key in sorted(stored):
-            if is_sharded(stored[key]) and (key in self.keys or key.removesuffix(".scale") in self.keys):
+            if is_sharded(stored[key]) and key.removesuffix(SCALE) in self.keys:
                 of_state = layout_of(stored[key])
                 assert of_state is not None
                 found[f"state {key}"] = (local(stored[key]), self._form(of_state, stored[key].dtype))
@@ -179,11 +180,12 @@ class _Exchange:
         own = item.whole(whole, state)
         run(own)
         update = own.u
-        changed = {
-            k: v
+        keys = {
+            k.removesuffix(SCALE)
             for k, v in state.items()
             if v is not before.get(k) or (isinstance(v, Tensor) and v._version != versions[k])
         }
+        changed = {k: v for k, v in state.items() if k.removesuffix(SCALE) in keys}
         tensors = {"": update} | {k: v for k, v in changed.items() if isinstance(v, Tensor)}
         forms = {k: self._result_form(_layout(item), v) for k, v in tensors.items()}
         values = {k: v for k, v in changed.items() if not isinstance(v, Tensor)}

@@ -21,7 +21,7 @@ from downslope._core.transform import GlobalTransform, Projector
 from downslope._engine import sharded
 from downslope._engine.codecs import stochastic_rounding
 from downslope._engine.exchange import run_whole
-from downslope._engine.state import slots, store
+from downslope._engine.state import needs_whole, slots, store
 from downslope._engine.storage import SCALE, rounding_key
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Item:
             signals=signals,
             stochastic=stochastic,
             layout=layout,
+            start=0 if layout is None else layout.start,
         )
 
     @property
@@ -238,9 +239,10 @@ def step(plan: Node, items: Iterable[Item], context: Context) -> None:
 
 def run(node: Node, items: list[Item], context: Context) -> None:
     """Take the items through a rule: `item.u` becomes the update, after the step the new parameter."""
-    if node.needs_whole and any(item.divided for item in items):
-        run_whole(node, [i for i in items if i.divided], lambda whole: run(node, [whole], context))
-        items = [i for i in items if not i.divided]
+    whole = {id(item): item for item in items if item.divided and needs_whole(node, item)}
+    if whole:
+        run_whole(node, list(whole.values()), lambda item: run(node, [item], context))
+        items = [item for item in items if id(item) not in whole]
     if not items:
         return
     t = node.transform

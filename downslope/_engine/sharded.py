@@ -32,6 +32,7 @@ __all__ = [
     "LocalState",
     "absent_here",
     "admit",
+    "entire",
     "is_divided",
     "is_sharded",
     "layout_of",
@@ -62,6 +63,24 @@ class Layout:
     def axes(self) -> tuple[int, ...]:
         """The axes of the mesh along which processes hold different pieces."""
         return tuple(i for i, each in enumerate(self.placements) if not each.is_replicate() and self.mesh.size(i) > 1)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether a process holds elements that follow each other in the whole tensor."""
+        from torch.distributed.tensor import Shard
+
+        return [self.placements[axis] for axis in self.axes] in ([], [Shard(0)])
+
+    @property
+    def start(self) -> int:
+        """Where this process's piece begins in the whole tensor, row by row, if it is cut by rows."""
+        if not self.axes or not self.by_rows:
+            return 0
+        (axis,) = self.axes
+        rank: int = self.mesh.get_local_rank(axis)
+        length = -(-self.shape[0] // self.mesh.size(axis))
+        first = min(rank * length, self.shape[0])
+        return int(first * math.prod(self.shape[1:]))
 
     def wrap(self, piece: Tensor) -> Tensor:
         """The DTensor of which this process holds `piece`."""
@@ -110,6 +129,12 @@ def share(p: Tensor) -> str:
     return f", sharded over {parts}" if parts > 1 else ""
 
 
+def entire(x: Tensor) -> Tensor:
+    """The whole of a tensor on every process."""
+    whole: Tensor = x.full_tensor() if is_sharded(x) else x  # type: ignore[attr-defined]
+    return whole
+
+
 def sharded_like(x: Tensor, like: Tensor) -> Tensor:
     """`x` spread over processes as `like` is; of a whole plain tensor every process keeps its own piece."""
     if not is_sharded(like):
@@ -131,8 +156,7 @@ def state_for(value: Tensor, p: Tensor) -> Tensor:
         layout = layout.of_state(value.shape)
         if is_sharded(value) and layout_of(value) == layout:
             return value
-    if is_sharded(value):
-        value = value.full_tensor()  # type: ignore[attr-defined]
+    value = entire(value)
     if layout is None or value.ndim == 0:
         return value
     from torch.distributed.tensor import DTensor, Replicate
@@ -245,8 +269,8 @@ def mean_loss(owner: str, loss: float, params: Sequence[Tensor], replicas: Any =
 # ---------------------------------------------------------------- what cannot be right is refused
 
 
-def admit(owner: str, node: Node, transform: Any, info: ParamInfo, p: Tensor) -> None:
-    """Refuse a sharded parameter that a leaf of the rule cannot take right."""
+def admit(owner: str, node: Node, transform: Any, info: ParamInfo, p: Tensor, stochastic: bool) -> None:
+    """Refuse a sharded parameter that a leaf of the rule cannot take right; `stochastic` is how it may be rounded."""
     layout = layout_of(p)
     if layout is None:
         return
@@ -261,7 +285,12 @@ def admit(owner: str, node: Node, transform: Any, info: ParamInfo, p: Tensor) ->
             f"{owner}: {name} needs all parameters at once and cannot stand in a subspace of sharded ones such as "
             f"{info.label}; put it before or behind the subspace."
         )
-    needs_whole = node.in_subspace or transform.scope == "tensor"
+    forms = {node.storage.form(info, node.slots[slot.name], slot, tuple(p.shape))[0] for slot in transform.kept()}
+    if layout.axes and transform.scope == "global" and not forms <= {"float32"}:
+        refuse(owner, "state_dtype", f"'float32' for the state of {name} of sharded parameters", ", ".join(forms))
+    if stochastic and p.dtype == torch.bfloat16 and not layout.by_rows:
+        refuse(owner, f"{info.label}, rounded stochastically,", "cut by rows", ", ".join(map(str, layout.placements)))
+    needs_whole = node.in_subspace or transform.scope == "tensor" or not forms <= {"float32"}
     if needs_whole and not _is_cut_once(layout):
         refuse(
             owner,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from downslope._core.transform import Slot
     from downslope._engine.reference import Item
 
-__all__ = ["coded", "form_of", "slots", "store", "stored"]
+__all__ = ["coded", "form_of", "needs_whole", "slots", "store", "stored"]
 
 
 def stored(node: Node, item: Item) -> dict[str, Tensor]:
@@ -29,6 +29,15 @@ def stored(node: Node, item: Item) -> dict[str, Tensor]:
             _put(node, item, slot, slot.initial(node.settled(item.group), item.p))
         found[slot.name] = item.state[key]
     return found
+
+
+def needs_whole(node: Node, item: Item) -> bool:
+    """Whether a rule takes a parameter as a whole only: by its maths, or as its state is coded in blocks."""
+    if node.needs_whole or node.children:
+        return node.needs_whole
+    by_rows = item.layout is None or item.layout.by_rows
+    forms = {form for form, _ in coded(node, item).values()}
+    return bool(forms - ({"bfloat16"} if by_rows else set()))
 
 
 def slots(node: Node, item: Item) -> SimpleNamespace:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from downslope._checks import ArgumentError, nearest, refuse
 from downslope._engine.codecs import Codec, stochastic_rounding
+from downslope._engine.sharded import entire
 
 if TYPE_CHECKING:
     from downslope._core.plan import Node
@@ -208,6 +209,8 @@ def held(found: Iterable[Place], state: Mapping[str, Any], key: str, dtype: torc
     """The value of a slot of a parameter, None if there is none yet."""
     for place in found:
         if place.key == key and key in state and place.shape is not None:
+            if place.form in ("8bit", "4bit"):
+                state = {k: entire(v) for k, v in state.items() if k.removesuffix(SCALE) == key}
             return get(state, key, place.slot, place.form, place.shape, dtype)
     return None
 

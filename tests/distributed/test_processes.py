@@ -91,11 +91,10 @@ def needs_all_at_once(name):
     return worker.make(name, worker.build())._plan.is_global
 
 
-NAMES = [name for name in (*worker.CASES, *worker.RULES)] if worker else []
+NAMES = [(wrapper, name) for wrapper, names in worker.NAMES.items() for name in names] if worker else []
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("wrapper", worker.WRAPPED if worker else ())
+@pytest.mark.parametrize(("wrapper", "name"), NAMES)
 def test_two_processes_walk_the_path_of_one(results, wrapper, name):
     """Bit for bit, but where sums over all parameters are added up in another order."""
     found = results["same_batch"][wrapper, name]
@@ -116,6 +115,10 @@ def test_kernels_take_pieces(results, name):
 @pytest.mark.parametrize("name", worker.IN_BACKWARD if worker else ())
 def test_sharded_parameters_may_move_in_backward(results, name):
     agree(results["in_backward"][name], alone(name), name, exact=True)
+
+
+def test_roundings_are_drawn_for_the_whole_parameter(results):
+    agree(results["rounding"], worker.values(worker.in_half(worker.build)), "stochastic rounding", exact=True)
 
 
 @pytest.mark.parametrize("name", worker.HALVES if worker else ())
@@ -186,6 +189,7 @@ def test_the_manifest_counts_the_bytes_of_this_process(results):
     [
         ("subspace", "ClipByGlobalNorm needs all parameters at once and cannot stand in a subspace of sharded ones"),
         ("loss", "PSPS: needs the loss of all processes"),
+        ("codes", "state_dtype must be 'float32' for the state of ScaleByDAdaptAdam of sharded parameters; got '8bit'"),
         ("function", "the shape of OwnShape's pairs must be 'param' or 'scalar' for sharded parameters"),
     ],
 )

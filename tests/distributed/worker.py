@@ -54,6 +54,9 @@ RULES = {
 MATRICES = {"every"}  # rules for matrices alone
 for kind in ("rows", "coordinates", "svd", "random", "blocks"):
     CASES[f"frugal {kind}"] = ("frugal", {"selector": kind, "update_gap": 2, "density": 0.5})
+FORMS = {"8bit": lambda info: "8bit", "4bit": lambda info: "4bit", "bfloat16": lambda info: "bfloat16"}
+for key in ("adamw", "muon", "galore"):
+    CASES |= {f"{key} {form}": (key, {"state_dtype": asked}) for form, asked in FORMS.items()}
 CASES["muon exactly"] = ("muon", {"ns_dtype": "parameter"})  # bfloat16 would make much of a rounding error
 CASES["galore full"] = ("galore", {"side": "full", "rank": 2, "update_gap": 2})
 
@@ -63,7 +66,19 @@ HALVES = (
     *("adamw", "lamb", "muon exactly", "galore", "mars exact=True", "d-adaptation", "clip", "autoclip"),
     *("precond-sps preconditioner=none", "precond-sps preconditioner=adam slack=l1"),
 )
-EMITTED = ("adamw", "lion", "novograd", "lamb", "muon", "galore", "clip", "d-adaptation", "mars exact=True")
+EMITTED = (
+    "adamw",
+    "lion",
+    "novograd",
+    "lamb",
+    "muon",
+    "galore",
+    "clip",
+    "d-adaptation",
+    "mars exact=True",
+    "adamw 8bit",
+    "muon 4bit",
+)
 IN_BACKWARD = ("adamw", "lamb", "galore")
 ABSENT = ("lamb", "muon", "clip", "galore")
 LAYOUTS = ("adamw", "lamb", "muon", "galore full", "frugal", "clip", "d-adaptation", "precond-sps preconditioner=none")
@@ -86,9 +101,9 @@ class Net(nn.Module):
         return self.head(torch.tanh(self.narrow(self.norm(torch.tanh(self.hidden(self.embedding(tokens)))))))
 
 
-def build():
+def build(dtype=torch.float64):
     torch.manual_seed(0)
-    return Net().double()
+    return Net().to(dtype)
 
 
 def loss_of(model, t, part=slice(None)):
@@ -131,10 +146,10 @@ def alone(name, steps=STEPS, execution="reference"):
     return model, opt
 
 
-def sharded():
+def sharded(dtype=torch.float64):
     from torch.distributed.fsdp import fully_shard
 
-    model = build()
+    model = build(dtype)
     fully_shard(model.hidden)
     fully_shard(model)
     return model
@@ -145,6 +160,9 @@ def replicated():
 
 
 WRAPPED = {"fsdp": sharded, "ddp": replicated}
+
+
+NAMES = {"fsdp": (*CASES, *RULES), "ddp": [TABLES.name_of(case) for case in TABLES.CASES]}
 
 
 def half():
@@ -170,7 +188,7 @@ def path_of(wrapper, name, part=slice(None), execution="reference"):
 @check
 def same_batch(folder):
     """Every process sees the same batch, so that gradients are those of one process bit for bit."""
-    return {(wrapper, name): path_of(wrapper, name) for wrapper in WRAPPED for name in (*CASES, *RULES)}
+    return {(wrapper, name): path_of(wrapper, name) for wrapper, names in NAMES.items() for name in names}
 
 
 @check
@@ -190,6 +208,20 @@ def in_backward(folder):
             train(opt, model, range(STEPS))
         found[name] = values(model)
     return found
+
+
+@check
+def rounding(folder):
+    """Parameters in bfloat16, rounded stochastically."""
+    return values(in_half(sharded))
+
+
+def in_half(build):
+    """Where a model in bfloat16 ends."""
+    model = build(torch.bfloat16)
+    opt = ds.AdamW(model, lr=1e-3, stochastic_rounding=True, execution="reference")
+    train(opt, model, range(STEPS))
+    return model
 
 
 @check
@@ -292,6 +324,7 @@ def refusals(folder):
         "subspace": lambda: ds.Optimizer(model, ds.project(ds.ClipByGlobalNorm(1.0), ds.SingularSubspace())),
         "loss": lambda: make("precond-sps preconditioner=none", list(build().named_parameters())),
         "function": lambda: ds.Optimizer(model, OwnShape()),
+        "codes": lambda: ds.DAdaptAdam(model, state_dtype=lambda info: "8bit"),
     }
     return {name: sentence(attempt) for name, attempt in attempts.items()}
 
