@@ -60,8 +60,6 @@ for key in ("adamw", "muon", "galore"):
 CASES["muon exactly"] = ("muon", {"ns_dtype": "parameter"})  # bfloat16 would make much of a rounding error
 CASES["galore full"] = ("galore", {"side": "full", "rank": 2, "update_gap": 2})
 
-# What torch does not load into a fresh optimizer: tensors whose shape is not that of the first step.
-NOT_SAVED = ("frugal blocks",)
 HALVES = (
     *("adamw", "lamb", "muon exactly", "galore", "mars exact=True", "d-adaptation", "clip", "autoclip"),
     *("precond-sps preconditioner=none", "precond-sps preconditioner=adam slack=l1"),
@@ -83,7 +81,12 @@ IN_BACKWARD = ("adamw", "lamb", "galore")
 ABSENT = ("lamb", "muon", "clip", "galore")
 LAYOUTS = ("adamw", "lamb", "muon", "galore full", "frugal", "clip", "d-adaptation", "precond-sps preconditioner=none")
 REFUSED = ("sophia-h", "precond-sps")
-CHECKPOINTED = [name for name in (*CASES, *RULES) if name not in (*REFUSED, *NOT_SAVED)]
+CHECKPOINTED = [
+    *(key for key in TABLES.KEYS if key not in REFUSED),
+    *("mars exact=True", "precond-sps preconditioner=none", "swats tolerance=1e-09 weight_decay=0.1", "galore full"),
+    *("frugal svd", "frugal coordinates", "adamw bfloat16", "adamw 8bit", "muon 4bit", "galore 8bit"),
+    *RULES,
+]
 
 
 class Net(nn.Module):
