@@ -65,10 +65,10 @@ class Compiled:
         self._structures.clear()
         self._verdicts.clear()
         whole: list[Item] = []
-        for batch in [list(items)] if plan.is_global else ([item] for item in items):
+        for batch in context.batches(plan, items):
             run(plan, batch, context)
             for item in batch:
-                if item.deferred and (item.from_gradient or plan.is_global):
+                if item.deferred and (item.from_gradient or len(batch) > 1):
                     whole.append(item)  # it holds no memory of its own
                 else:
                     self._finish([item])

@@ -398,7 +398,7 @@ def main(rank, processes, folder):
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes, timeout=timedelta(seconds=20)
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes, timeout=timedelta(seconds=60)
     )
     results = {name: function(folder) for name, function in CHECKS.items()}
     if rank == 0:
