@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from downslope._checks import (
     ArgumentError,
@@ -253,7 +254,6 @@ class Optimizer(torch.optim.Optimizer):
         """Whether the coming step wants `loss.backward(create_graph=True)`."""
         return self._signals.graph_due(self.steps + 1)
 
-    @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None
     ) -> Any:
@@ -266,6 +266,12 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ArgumentError: when a gradient or a signal cannot be taken; no parameter has moved then.
         """
+        if torch.compiler.is_compiling():
+            return self._step_untraced(closure, loss)
+        return self._step(closure, loss)
+
+    @torch.no_grad()
+    def _step(self, closure: Callable[[], Any] | None, loss: Tensor | float | None) -> Any:
         self._refuse_capture()
         if self._in_backward is not None:
             self._in_backward.check_end(self, closure)
@@ -289,6 +295,9 @@ class Optimizer(torch.optim.Optimizer):
         if self._in_backward is not None:
             self._in_backward.end()
         return returned
+
+    _step_untraced = _disable_dynamo(_step)
+    """Inside of a torch.compile of the user's: a step is a break of the graph, kernels are no business of Dynamo's."""
 
     def _walk(self, items: Iterable[Item], context: Context) -> None:
         if self._native is not None:

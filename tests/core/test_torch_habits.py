@@ -425,3 +425,21 @@ def test_no_room_takes_the_name_of_something_public():
     assert not set(ROOMS) & {name for names in ds._HOMES.values() for name in names}
     ds.Lookahead  # noqa: B018
     assert callable(ds.wrap)
+
+
+@pytest.mark.filterwarnings("ignore")  # Dynamo's own
+def test_a_training_step_under_torch_compile_is_the_same():
+    def train(model, opt):
+        opt.zero_grad()
+        model(torch.ones(3, 4)).square().mean().backward()
+        opt.step()
+
+    ends = []
+    for wrapped in (train, torch.compile(train, backend="eager")):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 4)
+        opt = ds.AdamW(model, lr=0.1)
+        for _ in range(3):
+            wrapped(model, opt)
+        ends.append(model.weight)
+    assert torch.equal(*ends)
