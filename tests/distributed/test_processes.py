@@ -117,6 +117,18 @@ def test_sharded_parameters_may_move_in_backward(results, name):
     agree(results["in_backward"][name], alone(name), name, exact=True)
 
 
+@pytest.mark.parametrize("name", worker.WHOLE_STATE if worker else ())
+def test_state_dicts_go_from_one_to_two_and_back(results, name):
+    agree(results["whole_state"][name], alone(name), name, exact=not needs_all_at_once(name))
+
+
+def test_averages_stand_in_for_sharded_parameters(results):
+    model, opt = worker.alone("average")
+    with opt.swapped("average"):
+        expected = worker.values(model)
+    agree(results["averages"], expected, "average", exact=False)
+
+
 def test_roundings_are_drawn_for_the_whole_parameter(results):
     agree(results["rounding"], worker.values(worker.in_half(worker.build)), "stochastic rounding", exact=True)
 

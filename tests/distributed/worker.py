@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -78,6 +79,7 @@ EMITTED = (
     "muon 4bit",
 )
 IN_BACKWARD = ("adamw", "lamb", "galore")
+WHOLE_STATE = ("adamw", "muon", "galore", "adamw 8bit", "swats")
 ABSENT = ("lamb", "muon", "clip", "galore")
 LAYOUTS = ("adamw", "lamb", "muon", "galore full", "frugal", "clip", "d-adaptation", "precond-sps preconditioner=none")
 REFUSED = ("sophia-h", "precond-sps")
@@ -380,6 +382,33 @@ def resumed(checkpoint, build):
 def steps_of(opt):
     """What the parameters' own counts of steps are."""
     return {opt.state[p]["step"] for p in opt.parameters()}
+
+
+@check
+def whole_state(folder):
+    """States go from whole parameters to sharded ones and back by `load_state_dict`, half-way."""
+    found = {}
+    for name in WHOLE_STATE:
+        model, opt = alone(name, SAVED_AT)
+        for build_next in (sharded, build):
+            saved, weights = opt.state_dict(), values(model)
+            model = build_next()
+            set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+            opt = make(name, model)
+            opt.load_state_dict(saved)
+            train(opt, model, [opt.steps])
+        found[name] = values(model)
+    return found
+
+
+@check
+def averages(folder):
+    """The average beside the run, put in place of sharded parameters."""
+    model = sharded()
+    opt = make("average", model)
+    train(opt, model, range(STEPS))
+    with opt.swapped("average"):
+        return values(model)
 
 
 @check
