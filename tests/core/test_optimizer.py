@@ -226,7 +226,7 @@ def test_copies_keep_their_own_parameters():
         (
             lambda m: ds.Adam(m, execution="gpu"),
             ds.ArgumentError,
-            "execution must be one of 'auto', 'native', 'reference'; got 'gpu'",
+            "execution must be one of 'auto', 'native', 'compiled', 'reference'; got 'gpu'",
         ),
         (lambda m: ds.Adam([]), ds.ArgumentError, "Adam: got an empty parameter list"),
         (lambda m: ds.Adam(m[0].weight), ds.ArgumentError, "Adam: params must be a model"),
