@@ -235,7 +235,7 @@ class _Emitter:
             simd=simd if len(sums) == len(reductions) else "",
             body=_lines(12, body),
             added=_lines(10, (_add(op, f"total_{a}", f"(double){a}") for a, op, _, _ in reductions)),
-            closed=_lines(10, (self._close(s) for s in written)),
+            closed=_lines(10, [*self._ahead(read, written), *(self._close(s) for s in written)]),
             kept=_lines(8, (f"partial[k * {self.sums} + {i}] = total_{a};" for a, _, _, i in reductions)),
         )
 
@@ -264,6 +264,12 @@ class _Emitter:
         if how is not None:
             return f"C* __restrict p{at} = b{at}; {load}"
         return f"C* __restrict p{at} = {layout} ? b{at} : (C*){data} + i; if ({layout}) {{ {load} }}"
+
+    def _ahead(self, read: Iterable[str], written: Iterable[str]) -> list[str]:
+        """Asks for what the next tile reads in place, where coding this tile's results leaves the memory idle."""
+        if not any(self.storage.get(s) in BLOCKWISE for s in written):
+            return []
+        return [f"ds::prefetch({self._pointer(s)} + {TILE}, m);" for s in read if self.storage.get(s) is None]
 
     def _close(self, stream: str) -> str:
         at, how = self.program.column(stream), self.storage.get(stream)
