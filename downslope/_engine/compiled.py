@@ -22,6 +22,7 @@ from downslope._engine.again import Call, Repeat, Way, form_of
 from downslope._engine.batches import How, Waiting, batches, form, is_flat
 from downslope._engine.calls import alone, strides, together
 from downslope._engine.reference import Context, Item, apply, hyper, run
+from downslope._engine.sharded import is_sharded
 from downslope._engine.state import slots, store
 from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, build
 
@@ -106,9 +107,10 @@ class Compiled:
         if low:
             eager["storage"] = f"decodes and encodes {', '.join(low)}"
         parts = ", ".join(f"{name} {why}" for name, why in eager.items())
-        if p not in self._compiled:
-            return f"reference ({parts})"
-        return f"compiled (in reference: {parts})" if parts else "compiled"
+        text = f"compiled (in reference: {parts})" if parts else "compiled"
+        text = text if p in self._compiled else f"reference ({parts})"
+        whole = [type(node.transform).__name__ for node in plan.on(route) if node.needs_whole]
+        return f"{text}; {', '.join(whole)} where the tensor is whole" if whole and is_sharded(p) else text
 
     # ---------------------------------------------------------------- putting off
 
