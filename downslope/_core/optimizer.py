@@ -299,9 +299,9 @@ class Optimizer(torch.optim.Optimizer):
     _step_untraced = _disable_dynamo(_step)
     """Inside of a torch.compile of the user's: a step is a break of the graph, kernels are no business of Dynamo's."""
 
-    def _walk(self, items: Iterable[Item], context: Context) -> None:
+    def _walk(self, items: Iterable[Item], context: Context, groups: list[dict[str, Any]] | None = None) -> None:
         if self._native is not None:
-            self._native.step(self._plan, self.param_groups, items, context)
+            self._native.step(self._plan, self.param_groups if groups is None else groups, items, context)
         else:
             step(self._plan, items, context)
 

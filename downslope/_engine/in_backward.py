@@ -48,6 +48,7 @@ class InBackward:
         self._lock = threading.Lock()  # backward has a thread for every device
         self._backward: Callable[[], object] = _nothing
         self._context: Context | None = None
+        self._ways: dict[Tensor, tuple[dict[str, Any], dict[str, Any], Any]] = {}
         self._places: dict[Tensor, tuple[dict[str, Any], tuple[str, ...]]] = {}
         if not self._removed:
             self.watch()
@@ -106,10 +107,22 @@ class InBackward:
                 self._open(opt)
             if p not in self._places:
                 return  # it was taken out of its param group
-            assert self._context is not None
-            opt._walk([opt._item(p, *self._places[p])], self._context)
+            self._move(opt, p)
             p.grad = None
             self._moved.add(p)
+
+    def _move(self, opt: Optimizer, p: Tensor) -> None:
+        """What `step` does with all parameters: go the way of the last step once more, or walk through the rule."""
+        context, (group, route) = self._context, self._places[p]
+        assert context is not None
+        context.state, sign = {p: opt.state[p]}, -1.0 if opt._maximize else 1.0
+        known, alone, way = self._ways.get(p, (group, {"params": [p]}, None))
+        if way is not None and known is group and way.run([alone], context.state, sign, context.max_lr):
+            return
+        opt._walk([opt._item(p, group, route)], context, [alone])
+        if opt._native is not None and not opt.needs:
+            self._ways[p] = group, alone, opt._native._repeat
+            opt._native._repeat = None
 
     def _check_gradient(self, opt: Optimizer, p: Tensor) -> None:
         owner, label = type(opt).__name__, opt.info(p).label

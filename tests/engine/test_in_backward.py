@@ -146,6 +146,29 @@ def test_a_model_of_one_parameter(execution):
     )
 
 
+def test_what_changes_between_steps_is_seen():
+    """A parameter that is put into another group by hand, memory that moves, and a loaded state."""
+
+    def path(in_backward):
+        model = small()
+        groups = [{"params": model[0].parameters()}, {"params": model[2:].parameters(), "lr": 0.1}]
+        opt = ds.AdamW(groups, lr=0.01)
+        if in_backward:
+            opt.step_in_backward(model)
+        work(model, opt, range(2))
+        opt.param_groups[1]["params"].append(opt.param_groups[0]["params"].pop())
+        work(model, opt, range(2, 4))
+        model[2].weight.data = model[2].weight.detach().clone()
+        opt.state[model[4].weight]["exp_avg"] = torch.ones_like(model[4].weight)
+        opt.param_groups[0]["weight_decay"] = 0.5
+        work(model, opt, range(4, 6))
+        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+        work(model, opt, range(6, 8))
+        return model
+
+    assert_same(path(True), path(False))
+
+
 def test_tied_parameters():
     def build():
         model = small()
