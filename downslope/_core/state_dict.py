@@ -132,11 +132,14 @@ def _match_groups(
 
 
 def _names(group: dict[str, Any]) -> list[str] | None:
-    """The names of a group's parameters; `torch.distributed.checkpoint` puts them in the place of the numbers."""
-    ids = group["params"]
+    """The names of a group's parameters; `torch.distributed.checkpoint` puts them in the place of the numbers.
+
+    None where there are no names, or not as many as parameters, as these were put in or taken out by hand.
+    """
+    ids, names = group["params"], group.get("param_names")
     if all(isinstance(each, str) for each in ids):
         return list(ids)
-    return group.get("param_names")
+    return None if names is None or len(names) != len(ids) else names
 
 
 def _check_rule(owner: str, opt: Optimizer, group: dict[str, Any], theirs: dict[str, Any]) -> None:

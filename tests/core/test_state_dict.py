@@ -98,3 +98,21 @@ def test_load_hooks_run():
     fresh.register_load_state_dict_post_hook(lambda o: seen.append("after"))
     fresh.load_state_dict(opt.state_dict())
     assert seen == ["before", "after"]
+
+
+def test_a_group_with_parameters_put_in_by_hand_is_matched_by_order():
+    """It has fewer names than parameters, as torch keeps them apart."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+
+    def grown():
+        opt = ds.AdamW(model[0], lr=0.1)
+        opt.param_groups[0]["params"].extend(model[1].parameters())
+        return opt
+
+    opt, again = grown(), grown()
+    model(torch.ones(1, 2)).sum().backward()
+    opt.step()
+    again.load_state_dict(opt.state_dict())
+    assert all(torch.equal(opt.state[p]["exp_avg"], again.state[p]["exp_avg"]) for p in model.parameters())
+    with pytest.raises(ds.ArgumentError, match="param group 0 has 2 parameters, the saved one has 4"):
+        ds.AdamW(model[0]).load_state_dict(opt.state_dict())
