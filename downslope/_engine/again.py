@@ -7,13 +7,16 @@ and state may be replaced or moved between steps, and no memory is kept from bei
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from downslope._engine.calls import alone, together
 from downslope._engine.traced import Source, Traced
+
+if TYPE_CHECKING:
+    from downslope._engine.reference import Context
 
 __all__ = ["Call", "Repeat", "Way", "form_of"]
 
@@ -50,11 +53,12 @@ class Repeat:
         self.ids = [[id(p) for p in group["params"]] for group in groups]
         self.ways, self.sign, self.backend = ways, sign, backend
 
-    def run(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any], sign: float, max_lr: float) -> bool:
+    def run(self, groups: Sequence[dict[str, Any]], sign: float, context: Context) -> bool:
         """Take the step once more; False, with nothing done, where anything about it has changed."""
+        state = context.state
         if sign != self.sign or [[id(p) for p in group["params"]] for group in groups] != self.ids:
             return False
-        found = [_gather(way, state, max_lr) for way in self.ways]
+        found = [_gather(way, state, context.max_lr) for way in self.ways]
         ready = [each for each in found if each is not None]
         if len(ready) < len(found):
             return False

@@ -58,7 +58,7 @@ class Compiled:
 
     def again(self, groups: Sequence[dict[str, Any]], sign: float, context: Context) -> bool:
         """Take the last step's way once more; False, with nothing done, where anything about it may have changed."""
-        return self._repeat is not None and self._repeat.run(groups, context.state, sign, context.max_lr)
+        return self._repeat is not None and self._repeat.run(groups, sign, context)
 
     def step(self, plan: Node, groups: Sequence[dict[str, Any]], items: Iterable[Item], context: Context) -> None:
         """Take the items through the rule and write the new parameters."""

@@ -117,7 +117,7 @@ class InBackward:
         assert context is not None
         context.state, sign = {p: opt.state[p]}, -1.0 if opt._maximize else 1.0
         known, alone, way = self._ways.get(p, (group, {"params": [p]}, None))
-        if way is not None and known is group and way.run([alone], context.state, sign, context.max_lr):
+        if way is not None and known is group and way.run([alone], sign, context):
             return
         opt._walk([opt._item(p, group, route)], context, [alone])
         if opt._native is not None and not opt.needs:
