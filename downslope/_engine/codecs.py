@@ -13,13 +13,12 @@ byte i and element 2i + 1 in the high half. Scales: float32 of shape [ceil(n / b
 Maps are the dynamic data type of Dettmers et al. (arXiv:2110.02861): behind the sign, e zero bits mean a factor of
 10^-e, a one bit ends them, and the f bits left are the centres of 2^f equal parts of [0.1, 1]; 0 and 1 complete the
 map. Without a sign there is one more bit for f. As there, no code stands for -1: a block whose largest magnitude is
-negative gets it back as 0.993 (4 bits: 0.8875) times itself. At 4 bits, values that are never negative take the map
-(i / 16)^2, i = 1 … 16: its roots, by which second moments divide, lie evenly, and it has no zero, as a second moment
-that is rounded to zero leaves only eps to divide by (the zero-point problem of Li et al., arXiv:2309.01507).
+negative gets it back as 0.993 (4 bits: 0.8875) times itself. At 4 bits, values that are never negative take the linear
+map i / 16, i = 1 … 16, of Li et al. (arXiv:2309.01507): it has no zero, as a second moment that is rounded to zero
+leaves only eps to divide by.
 
 The 8-bit block is the paper's (bitsandbytes has since gone down to 256), the 4-bit one Li et al.'s. Differs from Li et
-al.: second moments are scaled by blocks, as in their fused optimizer, not by rows and columns of a whole matrix, and
-their default map for these is linear, i / 16; the squares are another of their maps (records/low-bit-state compares).
+al.: second moments are scaled by blocks, as in their fused optimizer, not by rows and columns of a whole matrix.
 Differs from bitsandbytes: maps are computed in float64 and may differ from its own in the last place of a float32.
 
 Nothing hides an overflow: a block that holds NaN or infinity keeps a scale that is not finite, and all its values come
@@ -35,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Codec", "dynamic_map", "random_bits", "square_map", "stochastic_rounding"]
+__all__ = ["Codec", "dynamic_map", "linear_map", "random_bits", "stochastic_rounding"]
 
 BLOCKS = {8: 2048, 4: 128}
 """Elements of a block by the number of bits."""
@@ -53,9 +52,9 @@ def dynamic_map(bits: int, signed: bool) -> tuple[float, ...]:
     return tuple(sorted([*negative, 0.0, *values, 1.0]))
 
 
-def square_map(bits: int) -> tuple[float, ...]:
-    """(i / 2^bits)^2 for i = 1 … 2^bits: no sign and no zero."""
-    return tuple((i / 2**bits) ** 2 for i in range(1, 2**bits + 1))
+def linear_map(bits: int) -> tuple[float, ...]:
+    """i / 2^bits for i = 1 … 2^bits: no sign and no zero."""
+    return tuple(i / 2**bits for i in range(1, 2**bits + 1))
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Codec:
     @functools.cached_property
     def map(self) -> Tensor:
         """The value of every code, rising, as float32."""
-        values = square_map(4) if (self.bits, self.signed) == (4, False) else dynamic_map(self.bits, self.signed)
+        values = linear_map(4) if (self.bits, self.signed) == (4, False) else dynamic_map(self.bits, self.signed)
         return torch.tensor(values, dtype=torch.float32)
 
     @functools.cached_property

@@ -20,14 +20,14 @@ def half_gaps(codec):
     return max(float((values[1:] - values[:-1]).max()) / 2, *ends)
 
 
-# The facts of the paper's figures and of bitsandbytes' create_dynamic_map() at commit 95f9af30, and of the squares.
+# The facts of the paper's figures and of bitsandbytes' create_dynamic_map() at commit 95f9af30, and of the linear map.
 @pytest.mark.parametrize(
     ("bits", "signed", "smallest", "first", "last_two", "total"),
     [
         (8, True, 5.5e-7, -0.99296875, (0.99296875, 1.0), 1.0),
         (8, False, 3.25e-7, 0.0, (0.996484375, 1.0), 0.55 * sum(2 ** (7 - e) * 10.0**-e for e in range(7)) + 1),
         (4, True, 0.0055, -0.8875, (0.8875, 1.0), 1.0),
-        (4, False, 1 / 256, 1 / 256, (225 / 256, 1.0), 1496 / 256),
+        (4, False, 0.0625, 0.0625, (0.9375, 1.0), 8.5),
     ],
 )
 def test_facts_of_the_maps(bits, signed, smallest, first, last_two, total):
@@ -88,8 +88,8 @@ def test_the_ratio_is_a_division(codec):
 
 
 def test_ties_occur_and_go_down():
-    """The middle of 9 / 256 and 16 / 256 is a float32."""
-    codes, _ = Codec(4, False).encode(torch.tensor([1.0, 12.5 / 256]))
+    """The middle of 0.1875 and 0.25 of the linear map is a float32."""
+    codes, _ = Codec(4, False).encode(torch.tensor([1.0, 0.21875]))
     assert codes.tolist() == [15 | (2 << 4)]
 
 
@@ -122,7 +122,7 @@ def test_the_largest_value_of_a_block_is_exact_where_it_is_positive(codec):
 
 def test_halves_of_a_byte():
     """Element 2i in the low half, 2i + 1 in the high half, the last high half empty."""
-    codes, scale = Codec(4, False).encode(torch.tensor([1 / 256, 1.0, 9 / 256]))
+    codes, scale = Codec(4, False).encode(torch.tensor([1 / 16, 16 / 16, 3 / 16]))
     assert codes.tolist() == [0 | (15 << 4), 2]
     assert scale.tolist() == [1.0]
 

@@ -405,7 +405,7 @@ def test_momentum_stays_within_the_codec_s_bound(form):
 def test_adamw_stays_within_the_codec_s_bound(form):
     """Interval arithmetic on m and v: gradients are given and have magnitudes in [1/2, 1], so v stays away from 0."""
     (b1, b2), eps, lr, steps, shape = (0.9, 0.99), 1e-8, 0.01, 20, (64, 64)
-    relative = {"8bit": (0.9 / 128 + 1e-6, 0.9 / 256 + 1e-6), "4bit": (0.1125 + 1e-6, 31 / 512 + 1e-6)}
+    relative = {"8bit": (0.9 / 128 + 1e-6, 0.9 / 256 + 1e-6), "4bit": (0.1125 + 1e-6, 1 / 32 + 1e-6)}
     m_gap, v_gap = relative.get(form, (2**-7, 2**-7))
     p = nn.Parameter(torch.zeros(shape))
     opt = ds.AdamW([("hidden.weight", p)], lr=lr, betas=(b1, b2), weight_decay=0.0, state_dtype=form)
