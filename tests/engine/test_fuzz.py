@@ -100,10 +100,10 @@ def cases(draw, key, dtypes=DTYPES, scales=(-3, 3), forms=("float32",)):
         kinds=tuple(draw(st.lists(st.sampled_from(KINDS), **each_step))),
         scales=tuple(10.0**e for e in draw(st.lists(st.integers(*scales), **each_step))),
         absent=tuple(draw(st.lists(st.sets(st.integers(1, 3)), **each_step))),
-        maximize=draw(st.booleans()),
+        maximize=draw(one_of(key, [True, False])),
         execution=draw(st.sampled_from(["auto", "reference"])),
         state_dtype=draw(one_of(key, forms)),
-        stochastic_rounding=draw(st.booleans()),
+        stochastic_rounding=draw(one_of(key, [False, True])),
     )
 
 
