@@ -116,13 +116,15 @@ class InBackward:
         context, (group, route) = self._context, self._places[p]
         assert context is not None
         context.state, sign = {p: opt.state[p]}, -1.0 if opt._maximize else 1.0
-        known, alone, way = self._ways.get(p, (group, {"params": [p]}, None))
-        if way is not None and known is group and way.run([alone], sign, context):
+        native: Any = opt._native
+        if native is None or opt.needs:
+            opt._walk([opt._item(p, group, route)], context)
             return
-        opt._walk([opt._item(p, group, route)], context, [alone])
-        if opt._native is not None and not opt.needs:
-            self._ways[p] = group, alone, opt._native._repeat
-            opt._native._repeat = None
+        known, alone, native._repeat = self._ways.get(p, (group, {"params": [p]}, None))
+        if known is not group or not native.again([alone], sign, context):
+            opt._walk([opt._item(p, group, route)], context, [alone])
+            self._ways[p] = group, alone, native._repeat
+        native._repeat = None
 
     def _check_gradient(self, opt: Optimizer, p: Tensor) -> None:
         owner, label = type(opt).__name__, opt.info(p).label
