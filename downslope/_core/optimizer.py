@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from downslope._checks import (
 from downslope._core.admission import check_labels, check_needed, check_together, lr_of, refuse_unknown
 from downslope._core.combinators import check_order, with_step
 from downslope._core.groups import Params, named_members, param_groups
+from downslope._core.options import Execution, Options, executor_for
 from downslope._core.plan import Node, Route, bind, describe, route_of
 from downslope._core.roles import ROLES, ParamInfo, bare_model, role_by_name, roles
 from downslope._core.scheduled import Scheduled, present
@@ -30,51 +31,12 @@ from downslope._core.state_dict import count_nothing, load_state, makes_state_on
 from downslope._core.transform import GlobalTransform, Transform
 from downslope._engine import sharded
 from downslope._engine.in_backward import InBackward
+from downslope._engine.item import Context, Item
 from downslope._engine.manifest import Manifest, row
-from downslope._engine.native import Native, unavailable
-from downslope._engine.reference import Context, Item, step
+from downslope._engine.reference import step
 from downslope._engine.storage import Place, StateDtype, held, places
 
-if TYPE_CHECKING:
-    from downslope._engine.compiled import Compiled
-
 __all__ = ["Optimizer", "Options"]
-
-EXECUTIONS = ("auto", "native", "compiled", "reference")
-
-
-class Options(TypedDict, total=False):
-    """Keywords that every optimizer takes.
-
-    maximize: climb instead of descend (default False).
-    execution: `"native"` (kernels emitted for the CPU; what cannot be emitted runs as reference), `"compiled"`
-        (torch.compile; the first step takes seconds to minutes), `"reference"` (eager PyTorch, one parameter at a time)
-        or `"auto"` (compiled on a GPU, native on a CPU where there is a C++ compiler; the default). The manifest says
-        what runs each parameter.
-    seed: of methods that draw random numbers (default 0); a draw depends on it, the step and the parameter's name.
-    state_dtype: how state is stored: `"float32"` (default; the parameter's precision, float32 at least), `"bfloat16"`
-        (stochastically rounded), `"8bit"` or `"4bit"` (block-wise); or a dict of these by slot, for the slots in it; or
-        a function of a `ParamInfo` that gives either. Embeddings, tensors of fewer than 4096 elements and copies of the
-        parameter stay in full precision, and the manifest says so. A function overrides the first two, a slot's name in
-        a dict the last. Low-bit values pass through float32, also where the parameter is float64.
-    stochastic_rounding: round new bfloat16 parameters up or down at random, so that small updates are not lost (default
-        False: to the nearest). Parameters of other dtypes do not change.
-    """
-
-    maximize: bool
-    execution: Literal["auto", "native", "compiled", "reference"]
-    seed: int
-    state_dtype: StateDtype
-    stochastic_rounding: bool
-
-
-def _executor(execution: str, on_cpu: bool) -> Native | Compiled | None:
-    """What takes the steps besides the reference executor."""
-    if execution == "compiled" or (execution == "auto" and not on_cpu):
-        from downslope._engine.compiled import Compiled  # it takes a second to import
-
-        return Compiled()
-    return Native() if execution != "reference" and not unavailable() else None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -116,7 +78,7 @@ class Optimizer(torch.optim.Optimizer):
         lr: Any = 1e-3,
         tied: tuple[str, ...] = (),
         maximize: bool = False,
-        execution: Literal["auto", "native", "compiled", "reference"] = "auto",
+        execution: Execution = "auto",
         seed: int = 0,
         state_dtype: StateDtype = "float32",
         stochastic_rounding: bool = False,
@@ -124,8 +86,6 @@ class Optimizer(torch.optim.Optimizer):
         owner = type(self).__name__
         if not isinstance(rule, Transform):
             refuse(owner, "rule", "a transform, such as ds.chain(ds.ScaleByAdam())", rule)
-        if execution not in EXECUTIONS:
-            refuse(owner, "execution", f"one of {', '.join(map(repr, EXECUTIONS))}", execution)
         for name, flag in (("maximize", maximize), ("stochastic_rounding", stochastic_rounding)):
             if not isinstance(flag, bool):
                 refuse(owner, name, "True or False", flag)
@@ -133,8 +93,6 @@ class Optimizer(torch.optim.Optimizer):
         check_order(owner, rule)
         self._plan: Node = bind(rule, tied, owner, state_dtype)
         self._signals = Signals(self._plan)
-        if execution == "native" and (reason := unavailable()):
-            refuse(owner, "execution", "'auto' or 'reference' on this machine", execution, reason)
         self._lr, self._maximize, self.seed = lr, maximize, int(seed)
         self._stochastic = stochastic_rounding
         self._model_roles = roles(bare_model(params)) if isinstance(params, nn.Module) else {}
@@ -148,7 +106,7 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {"lr": first} | {k: v for k, v in known[0].items() if all(k in each for each in known)}
         super().__init__(param_groups(owner, params), {k: present(v, 0) for k, v in defaults.items()})
         check_needed(owner, self._plan, self._routes)
-        self._native = _executor(execution, all(p.device.type in ("cpu", "meta") for p in self._info))
+        self._native = executor_for(owner, execution, self._info)
         sharded.admit_processes(owner, self._plan, self.parameters(), self.replicas)
 
     # ---------------------------------------------------------------- param groups

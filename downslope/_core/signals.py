@@ -16,7 +16,7 @@ from torch import Tensor
 
 from downslope._checks import ArgumentError
 from downslope._core.plan import Node
-from downslope._engine.reference import seeded
+from downslope._engine.item import seeded
 from downslope._engine.sharded import mean_loss
 
 if TYPE_CHECKING:

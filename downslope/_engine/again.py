@@ -16,7 +16,7 @@ from downslope._engine.calls import alone, together
 from downslope._engine.traced import Source, Traced
 
 if TYPE_CHECKING:
-    from downslope._engine.reference import Context
+    from downslope._engine.item import Context
 
 __all__ = ["Call", "Repeat", "Way", "form_of"]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from downslope._core.plan import Node
-from downslope._engine.reference import Item
+from downslope._engine.item import Item
 from downslope._engine.traced import WIDTH
 
 __all__ = ["LIMITS", "How", "Limits", "Waiting", "batches", "form", "is_flat"]

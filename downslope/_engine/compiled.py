@@ -21,7 +21,8 @@ from downslope._core.transform import GlobalTransform, Projector
 from downslope._engine.again import Call, Repeat, Way, form_of
 from downslope._engine.batches import How, Waiting, batches, form, is_flat
 from downslope._engine.calls import alone, strides, together
-from downslope._engine.reference import Context, Item, apply, hyper, run
+from downslope._engine.item import Context, Item
+from downslope._engine.reference import apply, hyper, run
 from downslope._engine.sharded import is_sharded
 from downslope._engine.state import slots, store
 from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, build

@@ -22,7 +22,7 @@ from downslope._engine.storage import SCALE
 
 if TYPE_CHECKING:
     from downslope._core.plan import Node
-    from downslope._engine.reference import Item
+    from downslope._engine.item import Item
 
 __all__ = ["run_whole"]
 

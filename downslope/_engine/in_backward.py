@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from downslope._checks import ArgumentError
 from downslope._core.transform import GlobalTransform
-from downslope._engine.reference import Context
+from downslope._engine.item import Context
 
 if TYPE_CHECKING:
     from downslope._core.optimizer import Optimizer

@@ -14,8 +14,8 @@ from torch import Tensor
 from downslope._core.roles import ParamInfo
 from downslope._engine.codebook import codebook
 from downslope._engine.emit import BLOCKWISE, STOCHASTIC
+from downslope._engine.item import Item
 from downslope._engine.program import Program
-from downslope._engine.reference import Item
 from downslope._engine.state import coded
 from downslope._engine.storage import SCALE, Form, codec, rounding_key
 

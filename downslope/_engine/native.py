@@ -22,10 +22,11 @@ from downslope._core.plan import Node, Route
 from downslope._engine.build import BuildError, load
 from downslope._engine.emit import emit
 from downslope._engine.expr import TraceError
+from downslope._engine.item import Context, Item
 from downslope._engine.kernels import runtime
 from downslope._engine.launch import TAGS, Launch, computing, function, storage
 from downslope._engine.program import Leaf, Program, fuse
-from downslope._engine.reference import Context, Item, run
+from downslope._engine.reference import run
 from downslope._engine.repeat import Measured, Repeat
 from downslope._engine.state import coded, stored
 from downslope._engine.storage import SCALE

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from downslope._core.plan import Node
+from downslope._engine.item import Context, Item
 from downslope._engine.launch import TABLES, Launch, call, draw, setting
-from downslope._engine.reference import Context, Item, combined
+from downslope._engine.reference import combined
 from downslope._engine.sharded import total
 from downslope._engine.storage import SCALE
 

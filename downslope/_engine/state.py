@@ -15,7 +15,7 @@ from downslope._engine.storage import Form, get, put, rounding_key
 if TYPE_CHECKING:
     from downslope._core.plan import Node
     from downslope._core.transform import Slot
-    from downslope._engine.reference import Item
+    from downslope._engine.item import Item
 
 __all__ = ["coded", "form_of", "needs_whole", "slots", "store", "stored"]
 

@@ -363,7 +363,7 @@ def test_step_keeps_no_second_copy_of_all_parameters():
         scope = "tensor"
         def update(self, u, p, state, h):
             import gc
-            from downslope._engine.reference import Item
+            from downslope._engine.item import Item
             live.append(sum(isinstance(o, Item) for o in gc.get_objects()))
             return u.flatten().reshape(u.shape), {}  # no kernel is emitted for this
     ps = [torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16)) for _ in range(20)]

@@ -379,7 +379,7 @@ def test_other_maths_runs_in_the_reference_executor_between_kernels(odd):
 
 
 def test_without_a_compiler_the_reference_executor_runs(monkeypatch):
-    monkeypatch.setattr("downslope._core.optimizer.unavailable", lambda: "there is no C++ compiler.")
+    monkeypatch.setattr("downslope._core.options.unavailable", lambda: "there is no C++ compiler.")
     p = nn.Parameter(torch.ones(3))
     opt = ds.AdamW([p], lr=0.1)
     p.grad = torch.ones(3)

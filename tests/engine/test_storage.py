@@ -12,7 +12,7 @@ from torch import nn
 
 import downslope as ds
 from downslope._engine.codecs import Codec, stochastic_rounding
-from downslope._engine.reference import Item
+from downslope._engine.item import Item
 from downslope._engine.state import form_of
 from downslope.testing import contract
 
