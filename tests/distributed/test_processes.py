@@ -202,6 +202,7 @@ def test_the_manifest_counts_the_bytes_of_this_process(results):
         ("subspace", "ClipByGlobalNorm needs all parameters at once and cannot stand in a subspace of sharded ones"),
         ("loss", "PSPS: needs the loss of all processes"),
         ("codes", "state_dtype must be 'float32' for the state of ScaleByDAdaptAdam of sharded parameters; got '8bit'"),
+        ("in backward", "cannot step inside backward, as its rule needs whole tensors and the model is sharded"),
         ("function", "the shape of OwnShape's pairs must be 'param' or 'scalar' for sharded parameters"),
     ],
 )

@@ -78,7 +78,7 @@ EMITTED = (
     "adamw 8bit",
     "muon 4bit",
 )
-IN_BACKWARD = ("adamw", "lamb", "galore")
+IN_BACKWARD = ("adamw", "lion")
 WHOLE_STATE = ("adamw", "muon", "galore", "adamw 8bit", "swats")
 ABSENT = ("lamb", "muon", "clip", "galore")
 LAYOUTS = ("adamw", "lamb", "muon", "galore full", "frugal", "clip", "d-adaptation", "precond-sps preconditioner=none")
@@ -330,6 +330,7 @@ def refusals(folder):
         "loss": lambda: make("precond-sps preconditioner=none", list(build().named_parameters())),
         "function": lambda: ds.Optimizer(model, OwnShape()),
         "codes": lambda: ds.DAdaptAdam(model, state_dtype=lambda info: "8bit"),
+        "in backward": lambda: make("lamb", model).step_in_backward(model),
     }
     return {name: sentence(attempt) for name, attempt in attempts.items()}
 
