@@ -127,8 +127,10 @@ class Signals:
 
     def absent(self, opt: Optimizer) -> bool:
         """Whether the coming step gets nothing but gradients."""
+        if not self.needs:
+            return True
         given = self._curvature or any("observed_curvature" in state for state in opt.state.values())
-        return not self.needs or (self.needs == {"curvature"} and not given)
+        return self.needs == {"curvature"} and not given
 
     def of(self, state: dict[str, Any], p: Tensor, sign: float) -> dict[str, Any]:
         """The signals for one parameter; `sign` is -1 where the objective is maximised."""

@@ -21,7 +21,6 @@ __all__ = ["Measured", "Repeat"]
 _pointer = Tensor.data_ptr
 _contiguous = Tensor.is_contiguous
 _grad = operator.attrgetter("grad")
-_dtype = operator.attrgetter("dtype")
 _step = operator.itemgetter("step")
 
 
@@ -79,7 +78,7 @@ class Repeat:
             fresh = [each.form() for each in self.all] == self.form and all(
                 [each.renew(context.max_lr) for each in self.all]
             )
-        except (KeyError, TypeError, IndexError):  # a hyperparameter or a state is no longer what it was
+        except (AttributeError, KeyError, TypeError, IndexError):  # a gradient, a number or a state is not there
             return False
         if not fresh:
             return False
@@ -160,15 +159,13 @@ class _Again:
     def renew(self, max_lr: float) -> bool:
         """Put new gradients and numbers into the tables; False if something is not as it was."""
         grads = list(map(_grad, self.params))
-        if list(map(_step, self.states)) != self.steps or any(g is None for g in grads):
-            return False
-        if list(map(_dtype, grads)) != self.dtypes or not all(map(_contiguous, grads)):
+        if list(map(_step, self.states)) != self.steps or not all(map(_contiguous, grads)):
             return False
         for j, (name, known) in enumerate(self.known.items()):
             own = grads if name == "grad" else self.params if name == "p" else None
             now = list(map(_pointer, map(operator.itemgetter(name), self.states) if own is None else own))
             if now != known:
-                if name != "grad":
+                if name != "grad" or [g.dtype for g in grads] != self.dtypes:
                     return False
                 self.data[:, j], self.known[name] = now, now
         for k, (group, at) in enumerate(self.sets):

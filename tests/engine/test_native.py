@@ -223,6 +223,12 @@ def stride_gradient(params, opt, t):
         params[0].grad = params[0].grad.t().contiguous().t()
 
 
+def widen_gradient(params, opt, t):
+    if t == 3:
+        params[0].grad_dtype = None
+        params[0].grad = params[0].grad.double()
+
+
 def change_numbers(params, opt, t):
     group = opt.param_groups[0]
     group.update(lr=0.1 / (t + 1), betas=(0.5 + 0.05 * (t % 7), 0.9), weight_decay=0.01 * t)
@@ -273,6 +279,7 @@ CHANGES = [
     move_parameter,
     drop_gradient,
     stride_gradient,
+    widen_gradient,
     change_numbers,
     change_structure,
     add_group,
