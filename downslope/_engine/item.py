@@ -117,7 +117,7 @@ class Item:
     @functools.cached_property
     def grad(self) -> Tensor:
         """The gradient, with its sign."""
-        grad = _computing(self.stored_grad)
+        grad = _computing(self.stored_grad).to(self.p.dtype)
         return grad if self.sign > 0 else -grad
 
     @property
