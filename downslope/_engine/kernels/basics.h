@@ -49,9 +49,15 @@ DS_INLINE C sign(C x) { return C(x > C(0)) - C(x < C(0)); }
 
 // The greater or smaller one; NaN if either is.
 template <class C>
-DS_INLINE C maximum(C a, C b) { return isnan(a) ? a : a > b ? a : b; }
+DS_INLINE C maximum(C a, C b) {
+    C larger = a > b ? a : b;
+    return isnan(a) ? a : larger;  // as one nested condition, a loop with two of these stays scalar
+}
 template <class C>
-DS_INLINE C minimum(C a, C b) { return isnan(a) ? a : a < b ? a : b; }
+DS_INLINE C minimum(C a, C b) {
+    C smaller = a < b ? a : b;
+    return isnan(a) ? a : smaller;
+}
 
 // min(max(x, low), high); NaN if any of the three is.
 template <class C>
