@@ -19,7 +19,7 @@ from downslope.referee.trial import run_trial
 
 __all__ = ["measure"]
 
-STEPS = 60
+STEPS = 200
 
 
 def measure(

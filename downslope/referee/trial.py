@@ -153,6 +153,7 @@ def run_trial(
         except Exception as error:  # a method or workload that raises ends this trial, not the race
             cause = f"step {at.step}: {type(error).__name__}{_place(error)}: {_first_line(error)}"
     metrics = [point.metric for point in at.curve]
+    manifest = _quietly(lambda: opt.manifest())  # type: ignore[union-attr]
     return Record(
         hyper=dict(hyper),
         seed=seed,
@@ -163,8 +164,8 @@ def run_trial(
         seconds=at.seconds,
         curve=tuple(at.curve),
         cause=cause,
-        state_bytes=_quietly(lambda: int(opt.state_bytes())),  # type: ignore[union-attr]
-        manifest=_quietly(lambda: str(opt.manifest())),  # type: ignore[union-attr]
+        state_bytes=None if manifest is None else int(manifest.state_bytes),
+        manifest=None if manifest is None else str(manifest),
     )
 
 
@@ -178,7 +179,8 @@ def train_step(workload: Trainable, model: nn.Module, opt: Any, batch: Any) -> f
     def closure() -> Tensor:
         opt.zero_grad()
         loss = workload.loss(model, batch)
-        backward(loss, model, getattr(opt, "backward", Tensor.backward))
+        trained = [p for group in opt.param_groups for p in group["params"]]
+        backward(loss, model, getattr(opt, "backward", Tensor.backward), trained)
         return loss
 
     if {"closure", "previous_gradient"} & set(getattr(opt, "needs", ())):
@@ -188,8 +190,13 @@ def train_step(workload: Trainable, model: nn.Module, opt: Any, batch: Any) -> f
     return loss.item()
 
 
-def backward(loss: Tensor, model: nn.Module, differentiate: Callable[[Tensor], Any]) -> None:
-    """Differentiate by `differentiate(loss)`, and refuse a loss or gradients that are not finite."""
+def backward(
+    loss: Tensor, model: nn.Module, differentiate: Callable[[Tensor], Any], trained: Iterable[Tensor] | None = None
+) -> None:
+    """Differentiate by `differentiate(loss)`, and refuse a loss or gradients that are not finite.
+
+    `trained` are the parameters whose gradients count: those of the model if None, which takes longer to list.
+    """
     finite = math.isfinite(loss.item())
     if not finite and (name := _first_non_finite(model, of_grad=False)):
         raise Broken(f"the loss became {loss.item()}; parameter {name!r} is not finite.")
@@ -198,7 +205,7 @@ def backward(loss: Tensor, model: nn.Module, differentiate: Callable[[Tensor], A
         name = _first_non_finite(model, of_grad=True)
         where = f"the gradient of {name!r} is not finite" if name else _largest(model)
         raise Broken(f"the loss became {loss.item()}; {where}.")
-    grads = [p.grad.detach() for p in model.parameters() if p.grad is not None]
+    grads = [p.grad.detach() for p in (model.parameters() if trained is None else trained) if p.grad is not None]
     # One number tells that all are finite; it may overflow where they are, so the slow look has the last word.
     if grads and not math.isfinite(torch.nn.utils.get_total_norm(grads).item()):
         name = _first_non_finite(model, of_grad=True)
