@@ -363,8 +363,8 @@ def test_peak_memory_tells_state_from_no_state(tmp_path: Path):
     found = measure_memory(str(path), jobs, threads=1)
     weights = 1000 * 1000 * 4
     assert found["bad"] is None
-    assert found["sgd"] >= 1.5 * weights  # weights and gradients at least
-    assert found["adamw"] - found["sgd"] >= 1.5 * weights  # two tensors of state, and what its formula holds meanwhile
+    assert 1.9 * weights <= found["sgd"] <= 3.5 * weights  # weights, gradients, and what backward holds meanwhile
+    assert 3.8 * weights <= found["adamw"] <= 5.5 * weights  # and two tensors of state
     assert measure_memory("", jobs, threads=1) == {"sgd": None, "adamw": None, "bad": None}
 
 
