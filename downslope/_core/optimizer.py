@@ -347,7 +347,7 @@ class Optimizer(torch.optim.Optimizer):
             )
 
     def _refuse_sparse(self) -> None:
-        for p in (p for group in self.param_groups for p in group["params"]):
+        for p in self.parameters():
             if p.grad is not None and p.grad.is_sparse:
                 raise ArgumentError(
                     f"{type(self).__name__}: cannot take the sparse gradient of {self.info(p).label}; "

@@ -62,7 +62,7 @@ class Signals:
         owner = type(opt).__name__
         if "curvature" not in self.needs:
             raise ArgumentError(f"{owner}: makes no use of curvature; drop observe_curvature().")
-        params = [p for group in opt.param_groups for p in group["params"]]
+        params = opt.parameters()
         if estimate is None and opt._in_backward is not None:
             raise ArgumentError(f"{owner}: no gradients are left where parameters move in backward; give the estimate.")
         if estimate is None:
@@ -152,7 +152,7 @@ class Signals:
 
     def _draw(self, opt: Optimizer, has_graph: bool = False) -> None:
         """Add the mean of z ⊙ (H z) over random signs z, from the graph of the gradients, which is then freed."""
-        params = [p for group in opt.param_groups for p in group["params"] if p.grad is not None]
+        params = [p for p in opt.parameters() if p.grad is not None]
         params = [p for p in params if "observed_curvature" not in opt.state[p]]
         constant = [p for p in params if p.grad is not None and not p.grad.requires_grad]
         for p in constant:
@@ -191,7 +191,7 @@ def _random_signs(p: Tensor, generator: torch.Generator) -> Tensor:
 
 def _gradients_at_previous(opt: Optimizer, closure: Callable[[], Any]) -> dict[Tensor, Tensor]:
     """The closure's gradients at the parameters before the last step, under the random state of the coming one."""
-    params = [p for group in opt.param_groups for p in group["params"]]
+    params = opt.parameters()
     now = {p: p.detach().clone() for p in params}
     found: dict[Tensor, Tensor] = {}
     if any("previous_parameter" in opt.state[p] for p in params):

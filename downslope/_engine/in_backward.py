@@ -58,7 +58,7 @@ class InBackward:
         opt = self._optimizer()
         if opt is None:
             return
-        for p in (p for group in opt.param_groups for p in group["params"]):
+        for p in opt.parameters():
             if p in self._hooks or not p.requires_grad:
                 continue
             if any(
@@ -264,7 +264,7 @@ def _check_model(opt: Optimizer, model: nn.Module) -> None:
         raise ArgumentError(f"{owner}: model must be the module that is trained; got {type(model).__name__}.")
     if opt._in_backward is not None:
         raise ArgumentError(f"{owner}: its parameters move in backward already; call remove() of the handle first.")
-    mine = {p for group in opt.param_groups for p in group["params"]}
+    mine = set(opt.parameters())
     foreign = mine.difference(model.parameters())
     if foreign:
         label = min(opt.info(p).label for p in foreign)

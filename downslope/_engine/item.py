@@ -188,7 +188,7 @@ class Item:
         parameter = sharded.local(self.parameter)
         u = torch.view_as_complex(self.u.contiguous()) if parameter.is_complex() else self.u
         if self.rounded:
-            u = stochastic_rounding(u, rounding_key(self.seed, self.step, self.info, ""), self.start)
+            u = stochastic_rounding(u, rounding_key(self.seed, self.state, self.info, ""), self.start)
         parameter.copy_(u)
         self.state["step"] = self.step
 

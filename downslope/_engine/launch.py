@@ -87,6 +87,13 @@ class Launch:
         outputs = {*program.stores, *([] if program.update is None else [program.into])}
         self.written = [item.parameter for item in items] if "p" in outputs else []
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it depends on nothing but what a `Repeat` looks at."""
+        signals = any(d.leaf.signals for d in self.deferred)
+        views = any(item.parameter.is_complex() for item in self.items)
+        return not (self.layouts or signals or views or "u" in self.columns)
+
     def run(self) -> None:
         """Call the kernel."""
         call(self.function, self.job, self.written)
@@ -182,7 +189,7 @@ def _dtype_of(name: str, item: Item, compute: torch.dtype) -> torch.dtype:
 
 def draw(name: str, info: ParamInfo, seed: int, state: Mapping[str, Any]) -> int:
     """The key of what rounds a stream at the coming step."""
-    return rounding_key(seed, state.get("step", 0) + 1, info, "" if name == "p" else name)
+    return rounding_key(seed, state, info, "" if name == "p" else name)
 
 
 def _apart(item: Item) -> Tensor:

@@ -25,7 +25,7 @@ from downslope._engine.expr import TraceError
 from downslope._engine.item import Context, Item
 from downslope._engine.kernels import runtime
 from downslope._engine.launch import TAGS, Launch, computing, function, storage
-from downslope._engine.program import Leaf, Program, fuse
+from downslope._engine.program import Leaf, Program, fuse, widths_of
 from downslope._engine.reference import run
 from downslope._engine.repeat import Measured, Repeat
 from downslope._engine.state import coded, stored
@@ -91,7 +91,6 @@ class Native:
         """Take the items through the rule and write the new parameters."""
         context.native, self._repeat, self._trail = self, None, []
         whole: list[Item] = []
-        launches: list[Launch] = []
         for batch in context.batches(plan, items):
             run(plan, batch, context)
             for item in batch:
@@ -102,8 +101,11 @@ class Native:
         launches = self._finish(whole)
         steady = not any(isinstance(node.transform, Every | Project | Split | Switch) for node in plan.walk())
         steady &= not any(item.layout for item in whole)  # of a sharded parameter, tensors are others in every step
-        if steady and self._trail is not None and sum(len(group["params"]) for group in groups) == len(whole):
-            self._repeat = Repeat.of(groups, context.state, self._trail, launches)
+        steady &= bool(whole) and sum(len(group["params"]) for group in groups) == len(whole)
+        if steady and self._trail is not None:
+            measuring = (launch for each in self._trail for launch in each.launches)
+            if all(launch.repeatable for launch in (*measuring, *launches)):
+                self._repeat = Repeat(groups, context.state, self._trail, launches)
         self._trail = None  # it holds gradients
 
     def _finish(self, items: Sequence[Item]) -> list[Launch]:
@@ -267,9 +269,7 @@ class Native:
 def leaf_of(node: Node, group: dict[str, Any], signals: tuple[str, ...], measuring: bool = False) -> Leaf:
     """A transform at its place, in the form that a param group and the signals at hand give it."""
     t = node.for_group(group)
-    values = (group[node.hyper[name]] for name in t.live())
-    widths = tuple(None if v is None else len(v) if isinstance(v, tuple | list) else 0 for v in values)
-    return Leaf(node, t, widths, signals, measuring)
+    return Leaf(node, t, widths_of(node, t, group), signals, measuring)
 
 
 def _signals(item: Item) -> tuple[str, ...]:

@@ -11,10 +11,16 @@ from downslope._core.plan import Node
 from downslope._core.transform import Transform
 from downslope._engine.expr import ROW, SET, TENSOR, Graph, Symbol, TraceError, Value
 
-__all__ = ["Leaf", "Program", "fuse"]
+__all__ = ["Leaf", "Program", "fuse", "widths_of"]
 
 Source = tuple[Any, ...]
 """Where an argument comes from: ("lr",), ("hyper", key, index), ("step", leaf), ("shared", leaf, name), …"""
+
+
+def widths_of(node: Node, transform: Transform, group: dict[str, Any]) -> tuple[int | None, ...]:
+    """For each live hyperparameter of a group: its length as a tuple, 0 for a number, None where it is None."""
+    values = (group[node.hyper[name]] for name in transform.live())
+    return tuple(None if v is None else len(v) if isinstance(v, tuple | list) else 0 for v in values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +30,7 @@ class Leaf:
     Args:
         node: its place.
         transform: the record, with the structure that the param group asks for.
-        widths: for each live hyperparameter its length where it is a tuple, 0 for a number, None where it is None.
+        widths: what `widths_of` says of its hyperparameters.
         signals: the signals that are there.
         measuring: `measure` in place of `update`.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 from downslope._core.plan import Node
 from downslope._engine.item import Context, Item
 from downslope._engine.launch import TABLES, Launch, call, draw, setting
+from downslope._engine.program import widths_of
 from downslope._engine.reference import combined
 from downslope._engine.sharded import total
 from downslope._engine.storage import SCALE
@@ -53,22 +54,6 @@ class Repeat:
         self.last = [_Again(launch) for launch in launches]
         self.all = [*(each for measure in self.measures for each in measure.kernels), *self.last]
         self.form = [each.form() for each in self.all]
-
-    @classmethod
-    def of(
-        cls,
-        groups: Sequence[dict[str, Any]],
-        state: Mapping[Any, Any],
-        trail: Sequence[Measured],
-        launches: Sequence[Launch],
-    ) -> Repeat | None:
-        """The kernels of a step, if they depend on nothing but what is looked at."""
-        for launch in (*(launch for each in trail for launch in each.launches), *launches):
-            signals = any(d.leaf.signals for d in launch.deferred)
-            views = any(item.parameter.is_complex() for item in launch.items)
-            if launch.layouts or signals or views or "u" in launch.columns:
-                return None
-        return cls(groups, state, trail, launches) if launches else None
 
     def run(self, groups: Sequence[dict[str, Any]], sign: float, context: Context) -> bool:
         """Run the kernels again; False, with nothing done, if something has changed."""
@@ -150,10 +135,9 @@ class _Again:
         found: list[Any] = []
         for group, _ in self.sets:
             for leaf in self.leaves:
-                hyper = leaf.node.hyper
-                found += [group[hyper[name]] for name in leaf.transform.structure()]
-                for value in (group[hyper[name]] for name in leaf.transform.live()):
-                    found.append(None if value is None else len(value) if isinstance(value, tuple | list) else 0)
+                node, transform = leaf.node, leaf.transform
+                found += [group[node.hyper[name]] for name in transform.structure()]
+                found.append(widths_of(node, transform, group))
         return found
 
     def renew(self, max_lr: float) -> bool:

@@ -83,7 +83,7 @@ def _put(node: Node, item: Item, slot: Slot, value: Tensor) -> None:
     form, shape = form_of(node, item, slot)
     if form != "float32" and tuple(value.shape) != shape:
         raise ArgumentError(f"{node.name}: {slot.name} must keep its declared shape {shape}; got {tuple(value.shape)}.")
-    draw = rounding_key(item.seed, item.state.get("step", 0) + 1, item.info, key)
+    draw = rounding_key(item.seed, item.state, item.info, key)
     put(item.state, key, slot, form, value, draw, item.start)
 
 

@@ -145,9 +145,12 @@ def _form(asked: Any) -> Form | None:
     return _FORMS.get(asked) if isinstance(asked, str | torch.dtype) else None
 
 
-def rounding_key(seed: int, step: int, info: ParamInfo, key: str) -> int:
-    """What the stochastic rounding of a slot at a step depends on; the empty key stands for the parameter itself."""
-    return zlib.crc32(f"{seed}/{step}/{info.label}/{key}".encode())
+def rounding_key(seed: int, state: Mapping[str, Any], info: ParamInfo, key: str) -> int:
+    """What the stochastic rounding of a slot at the coming step of a parameter with this state depends on.
+
+    The empty key stands for the parameter itself.
+    """
+    return zlib.crc32(f"{seed}/{state.get('step', 0) + 1}/{info.label}/{key}".encode())
 
 
 def put(
