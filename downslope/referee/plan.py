@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from downslope.referee.recipe import Recipe, candidates
 
 __all__ = ["Entry", "Plan", "Task", "derive_seed", "read_plan"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,11 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as it stands in `race.json`."""
         return {"format": FORMAT, **asdict(self)}
+
+    def located(self, other: Plan) -> Plan:
+        """This plan, with its workloads where `other`, the same race begun elsewhere, has found them."""
+        sources = {w.name: w.source for w in other.workloads}
+        return replace(self, workloads=tuple(replace(w, source=sources[w.name]) for w in self.workloads))
 
     @property
     def digest(self) -> str:

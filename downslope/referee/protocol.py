@@ -27,7 +27,7 @@ from downslope.referee.plan import Entry, Plan
 from downslope.referee.recipe import Catalogue, Recipe, entrants
 from downslope.referee.results import Result
 from downslope.referee.standing import chosen
-from downslope.referee.store import DEATHS, REPORT, Claim, Store
+from downslope.referee.store import DEATHS, REPORT, Claim, Store, TakenOver
 from downslope.referee.timing import Runner, measure_seconds
 from downslope.referee.trial import Record, own_randomness, run_trial
 
@@ -135,6 +135,8 @@ class _Worker:
                     self._conclude(claim)
                 else:
                     self._run(claim)
+            except TakenOver as error:
+                self.board.note(str(error))
             except BaseException:
                 self.store.release(claim)
                 raise
@@ -151,7 +153,7 @@ class _Worker:
         hyper = task.hyper
         if hyper is None:
             hyper = chosen(self.plan, self.store.records(), task.workload, task.label)
-        record = None if hyper is None else self.store.started(claim, hyper)
+        record = None if hyper is None else self.store.started(claim)
         if record is None and hyper is None:
             record = _never_ran(task.seed, entry, "it was not run: every tuning trial broke")
         elif record is None and claim.claims > DEATHS:

@@ -188,10 +188,6 @@ def test_a_trial_that_kills_its_process_again_and_again_is_given_up(
         "UPDATE downslope_tasks SET state = 'running', owner = 'dead', claims = ? WHERE task = ?", (DEATHS, key)
     )
     connection.execute("UPDATE downslope_tasks SET state = 'waiting' WHERE task = 'report'")
-    connection.execute(
-        "UPDATE trials SET state = 'RUNNING' WHERE trial_id = (SELECT trial_id FROM downslope_tasks WHERE task = ?)",
-        (key,),
-    )
     connection.commit()
     connection.close()
     (folder / "trials" / f"{key}.json").unlink()

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from downslope import _registry
 from downslope.referee import RaceError
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.recipe import entrants
-from downslope.referee.store import REPORT, Claim, Store
+from downslope.referee.store import REPORT, Claim, Store, TakenOver
 from downslope.referee.translate import score
 from downslope.referee.trial import Point, Record
 
@@ -48,8 +49,17 @@ def trials_only(task: str, done: frozenset[str]) -> bool:
 
 def run_all(store: Store) -> None:
     while claim := store.claim(trials_only):
-        store.started(claim, {"lr": 0.1})
+        store.started(claim)
         store.finish(claim, record())
+
+
+def taken(store: Store, seen: Claim) -> Claim:
+    return replace(seen, state="running", owner=store.worker, claims=seen.claims + 1)
+
+
+def die(store: Store) -> None:
+    """What the kernel does when a process dies."""
+    store._home._alive.release()
 
 
 def tasks_done(store: Store) -> int:
@@ -72,48 +82,57 @@ def test_a_task_is_claimed_once_and_seen_by_the_other_process(tmp_path: Path):
 def test_two_processes_that_saw_the_same_free_task_do_not_both_get_it(tmp_path: Path):
     with Store(tmp_path, plan()) as one, Store(tmp_path, plan()) as two:
         seen = one.claims()[0]
-        assert one._swap(seen, "running", one.worker, 1)
-        assert not two._swap(seen, "running", two.worker, 1)
+        assert one._swap(seen, taken(one, seen))
+        assert not two._swap(seen, taken(two, seen))
+        assert one._swap(seen, taken(one, seen))  # asked again because the first answer was lost on the way
         # The same holds for a task taken over from the dead: both saw the dead owner, one gets it.
         dead = one.claims()[0]
-        assert two._swap(dead, "running", two.worker, 2)
-        assert not one._swap(dead, "running", one.worker, 2)
+        assert two._swap(dead, taken(two, dead))
+        assert not one._swap(dead, taken(one, dead))
 
 
 def test_the_task_of_a_dead_process_is_taken_over_once(tmp_path: Path):
     died = Store(tmp_path, plan())
     lost = died.claim(trials_only)
     assert lost is not None
-    died.started(lost, {"lr": 0.1})
+    died.started(lost)
     with Store(tmp_path, plan()) as one, Store(tmp_path, plan()) as two:
         other = one.claim(trials_only)
         assert other is not None
         assert other.task != lost.task  # its owner is alive
-        died._alive.release()  # what the kernel does when a process dies
+        die(died)
         again = two.claim(trials_only)
         assert again is not None
         assert (again.task, again.claims) == (lost.task, 2)
         third = one.claim(trials_only)
         assert third is None or third.task != lost.task
-        assert two.started(again, {"lr": 0.1}) is None
+        assert two.started(again) is None
+        # It was only asleep: awake again it learns at its next step, or at the latest with its result, that it is late.
+        with pytest.raises(TakenOver):
+            died.progress(lost, 50)
+        with pytest.raises(TakenOver, match="taken over by another process"):
+            died.finish(lost, record(90))
+        assert not two.records()
+        assert not list(tmp_path.glob("trials/**/*.json"))
         two.finish(again, record())
-        with pytest.raises(RaceError, match="taken over by another process"):
-            died.finish(lost, record(90))  # it was only asleep: the other result counts
+        with pytest.raises(TakenOver):
+            died.finish(lost, record(90))
         assert two.records()[lost.task].steps_to_target == 30
+        assert '"steps_to_target": 30' in (tmp_path / "trials" / f"{lost.task}.json").read_text()
 
 
 def test_a_result_stored_just_before_a_crash_is_not_run_again(tmp_path: Path):
     died = Store(tmp_path, plan())
     claim = died.claim(trials_only)
     assert claim is not None
-    died.started(claim, {"lr": 0.1})
-    died._finish_optuna(claim, died.tasks[claim.task], record())
-    died._alive.release()
+    died.started(claim)
+    died._home.storing(died.tasks[claim.task], record())
+    die(died)
     with Store(tmp_path, plan()) as store:
         again = store.claim(trials_only)
         assert again is not None
         assert again.task == claim.task
-        assert store.started(again, {}) == record()
+        assert store.started(again) == record()
 
 
 def test_what_is_given_back_counts_as_never_claimed(tmp_path: Path):
@@ -121,7 +140,7 @@ def test_what_is_given_back_counts_as_never_claimed(tmp_path: Path):
         claim = store.claim(trials_only)
         assert claim is not None
         store.release(claim)
-        assert store.claims()[0] == Claim(claim.task, claim.trial_id, "waiting", None, 0, 0)
+        assert store.claims()[0] == Claim(claim.task, "waiting", None, 0, 0)
 
 
 def test_trials_are_optuna_trials(tmp_path: Path):
@@ -130,11 +149,11 @@ def test_trials_are_optuna_trials(tmp_path: Path):
     with Store(tmp_path, plan()) as store:
         claim = store.claim(trials_only)
         assert claim is not None
-        store.started(claim, {"lr": 0.1})
+        store.started(claim)
         store.finish(claim, record())
         broken = store.claim(trials_only)
         assert broken is not None
-        store.started(broken, {"lr": 9.0})
+        store.started(broken)
         store.finish(broken, record(None, cause="step 3: the loss became nan"))
     study = optuna.load_study(study_name="toy/sgd/tune", storage=f"sqlite:///{tmp_path / 'race.db'}")
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL"]
@@ -235,7 +254,7 @@ def test_a_full_disk_while_a_result_is_written(tmp_path: Path, monkeypatch: pyte
     with Store(tmp_path, plan()) as store:
         claim = store.claim(trials_only)
         assert claim is not None
-        store.started(claim, {})
+        store.started(claim)
         store.finish(claim, record())
         second = store.claim(trials_only)
         assert second is not None
@@ -260,12 +279,11 @@ def test_a_full_disk_under_the_database(tmp_path: Path):
         assert claim is not None
         pages = sqlite3.connect(tmp_path / "race.db").execute("PRAGMA page_count").fetchone()[0]
 
-        @sqlalchemy.event.listens_for(store._optuna.engine, "connect")
+        @sqlalchemy.event.listens_for(store._home._mirror.engine, "connect")
         def limit(connection: Any, _: Any) -> None:
             connection.execute(f"PRAGMA max_page_count = {pages}")
 
-        store._optuna.remove_session()
-        store._optuna.engine.dispose()
+        store._home._mirror.forget()
         long = record(curve=tuple(Point(i, 0.1, 0.2, 0.3) for i in range(20_000)))
         with pytest.raises(RaceError, match="is full; free some space"):
             store.finish(claim, long)
@@ -289,7 +307,7 @@ def test_a_kill_while_the_database_is_made_leaves_no_half_of_it(tmp_path: Path, 
 
 
 def test_the_lock_of_a_living_opener_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("downslope.referee.store.WAIT", 0.2)
+    monkeypatch.setattr("downslope.referee.folder.WAIT", 0.2)
     (tmp_path / ".workers").mkdir()
     with (
         FileLock(str(tmp_path / ".workers" / "opening")),

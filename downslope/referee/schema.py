@@ -1,0 +1,106 @@
+"""The tables of a race, the same in its folder's SQLite file and on a PostgreSQL server.
+
+Texts and numbers only: plans, records and measurements are JSON, so reading a database executes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    and_,
+    func,
+    insert,
+    select,
+    update,
+)
+
+__all__ = ["REPORT", "TASKS", "Claim", "insert_rows", "read_claims", "rows", "swap"]
+
+REPORT = "report"
+"""The last task: measure time and memory, write the report."""
+
+TASKS = Table(
+    "downslope_tasks",
+    MetaData(),
+    Column("race", String(12), primary_key=True),
+    Column("task", Text, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("state", String(7), nullable=False),
+    Column("owner", Text),
+    Column("claims", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("record", Text),
+)
+"""Who runs what, and what came out; `record` is there exactly for the trials that are done."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the table of tasks: `state` is `waiting`, `running` or `done`; `owner` is who had it last.
+
+    `claims` counts how often the task was taken: whoever took it knows its number, and what is stored under an older
+    number is refused.
+    """
+
+    task: str
+    state: str
+    owner: str | None
+    claims: int
+    step: int
+
+
+def rows(race: str, tasks: Iterable[str], records: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of a new race; those with a record are done."""
+    return [
+        {
+            "race": race,
+            "task": task,
+            "position": position,
+            "state": "done" if task in records else "waiting",
+            "owner": None,
+            "claims": 0,
+            "step": 0,
+            "record": records.get(task),
+        }
+        for position, task in enumerate(tasks)
+    ]
+
+
+def read_claims(connection: Connection, race: str) -> list[Claim]:
+    """All tasks of a race in order."""
+    columns = (TASKS.c.task, TASKS.c.state, TASKS.c.owner, TASKS.c.claims, TASKS.c.step)
+    found = connection.execute(select(*columns).where(TASKS.c.race == race).order_by(TASKS.c.position))
+    return [Claim(*row) for row in found]
+
+
+def swap(connection: Connection, race: str, seen: Claim, new: Claim, record: str | None = None) -> bool:
+    """Change a task only if it still stands as it was seen: the whole of the concurrency control.
+
+    Asked again after an answer that was lost on the way, it tells that the change had been made.
+    """
+    here = and_(TASKS.c.race == race, TASKS.c.task == seen.task)
+    as_seen = and_(
+        TASKS.c.state == seen.state,
+        TASKS.c.claims == seen.claims,
+        func.coalesce(TASKS.c.owner, "") == (seen.owner or ""),
+    )
+    values = {"state": new.state, "owner": new.owner, "claims": new.claims, "step": 0, "record": record}
+    if connection.execute(update(TASKS).where(here, as_seen).values(values)).rowcount == 1:
+        return True
+    now = connection.execute(select(TASKS.c.state, TASKS.c.owner, TASKS.c.claims).where(here)).one_or_none()
+    return now is not None and new.owner is not None and tuple(now) == (new.state, new.owner, new.claims)
+
+
+def insert_rows(connection: Connection, new: list[dict[str, Any]]) -> None:
+    """Add the tasks of a new race."""
+    connection.execute(insert(TASKS), new)
