@@ -145,6 +145,9 @@ def race(
     target: Annotated[float | None, typer.Option(help="The metric to reach, instead of the workload's own.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the race is kept (default: races/…).")] = None,
     seed: Annotated[int, typer.Option(help="Changes every random number of the race.")] = 0,
+    log: Annotated[
+        str, typer.Option(help="Loggers, separated by commas: tensorboard, csv, jsonl, wandb, mlflow.")
+    ] = "",
 ) -> None:
     """Race methods on workloads; the same command resumes a race, and a second one beside it helps."""
     with _one_sentence():
@@ -153,7 +156,7 @@ def race(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         result = run_race(
             workload,
-            methods=[m.strip() for m in methods.split(",") if m.strip()],
+            methods=_words(methods),
             trials=trials,
             seeds=seeds,
             budget=budget,
@@ -161,10 +164,16 @@ def race(
             target=target,
             folder=folder,
             seed=seed,
+            loggers=_words(log),
         )
         typer.echo(str(result))
         if all(trial["cause"] for each in result.content["workloads"] for trial in each["trials"]):
             raise typer.Exit(UNFINISHED)
+
+
+def _words(text: str) -> list[str]:
+    """The parts between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 @app.command()

@@ -10,6 +10,7 @@ import hashlib
 import math
 import numbers
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,9 @@ from downslope.referee import results
 from downslope.referee.board import Board
 from downslope.referee.check import check_methods, check_workload
 from downslope.referee.errors import RaceError
+from downslope.referee.events import Events
 from downslope.referee.files import guard
+from downslope.referee.loggers import open_loggers
 from downslope.referee.machine import machine_facts
 from downslope.referee.memory import measure_memory
 from downslope.referee.plan import Entry, Plan
@@ -50,6 +53,7 @@ def race(
     seed: int = 0,
     quiet: bool = False,
     catalogue: Catalogue | None = None,
+    loggers: Sequence[Any] = (),
 ) -> Result:
     """Race methods on one or several workloads and say which reaches the target first.
 
@@ -65,6 +69,9 @@ def race(
         seed: changes every random number of the race.
         quiet: show nothing while it runs.
         catalogue: another registry of methods than the package's own.
+        loggers: who is told what happens: `"tensorboard"`, `"csv"`, `"jsonl"`, `"wandb"`, `"mlflow"` (they write below
+            the race's folder where they write files), one of `downslope.referee.loggers`, or any function of an event
+            (`downslope.referee.events`). One that fails is dropped with one line; the race goes on.
 
     Returns:
         The verdict and all numbers behind it; the folder then holds `report.html`, `results.json` and `results.csv`.
@@ -77,6 +84,7 @@ def race(
         >>> print(result)
     """
     _check_numbers(trials=trials, seeds=seeds, budget=budget, protocol=protocol, seed=seed)
+    listeners = open_loggers(loggers)
     known = catalogue or _registry()
     tuned = protocol == "external"
     loaded = [_load(item) for item in (workload if isinstance(workload, list | tuple) else [workload])]
@@ -99,9 +107,13 @@ def race(
     threads = torch.get_num_threads()
     try:
         with own_randomness(), Store(where, plan) as store, Board(store, quiet=quiet) as board:
-            torch.set_num_threads(store.plan.threads)
-            _Worker(store, {item.name: item for item, _ in loaded}, known, board).work()
-            return results.load(store)
+            with Events(listeners, warnings.warn if quiet else board.say) as events:
+                torch.set_num_threads(store.plan.threads)
+                events.race_started(store)
+                _Worker(store, {item.name: item for item, _ in loaded}, known, board, events).work()
+                result = results.load(store)
+                events.verdict(result)
+            return result
     finally:
         torch.set_num_threads(threads)
 
@@ -109,8 +121,10 @@ def race(
 class _Worker:
     """One process that takes trials until there are none left; the last one to finish writes the report."""
 
-    def __init__(self, store: Store, workloads: Mapping[str, Any], catalogue: Catalogue, board: Board) -> None:
-        self.store, self.workloads, self.catalogue, self.board = store, workloads, catalogue, board
+    def __init__(
+        self, store: Store, workloads: Mapping[str, Any], catalogue: Catalogue, board: Board, events: Events
+    ) -> None:
+        self.store, self.workloads, self.catalogue, self.board, self.events = store, workloads, catalogue, board, events
         self.plan = store.plan
 
     def work(self) -> None:
@@ -163,8 +177,11 @@ class _Worker:
 
             def progress(step: int, metric: float | None) -> None:
                 self.board.step(task, step, entry.steps)
+                if metric is not None:
+                    self.events.point(task, step, metric)
                 self.store.progress(claim, step)
 
+            self.events.trial_started(task, hyper or {})
             record = run_trial(
                 self.workloads[task.workload],
                 self._maker(method),
@@ -177,12 +194,14 @@ class _Worker:
             )
         self.store.finish(claim, record)
         self.board.finished(task, record)
+        self.events.trial_finished(task, record)
 
     def _maker(self, method: str) -> Callable[..., Any]:
         return lambda model, **hyper: self.catalogue.make(method, model, **hyper)
 
     def _conclude(self, claim: Claim) -> None:
         """Measure time and memory with nothing else running, and write the report."""
+        self.events.settle()
         records = self.store.records()
         for entry in self.plan.workloads:
             points = {m.label: chosen(self.plan, records, entry.name, m.label) for m in self.plan.methods}

@@ -1,0 +1,81 @@
+"""Loggers: listeners that write a race's events where people look at runs.
+
+`ds.race(..., loggers=["tensorboard", "csv"])` opens them by name; an object of one of the classes takes settings of its
+own, `loggers=[MLflow("http://localhost:5000")]`. A logger of one's own is any function of an event, or an object that
+can be called with one and may have `close()`; `downslope.referee.events` lists the events.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from downslope._checks import nearest
+from downslope.referee.errors import RaceError
+from downslope.referee.events import Listener
+
+if TYPE_CHECKING:
+    from downslope.referee.loggers.files import CSV, JSONLines
+    from downslope.referee.loggers.mlflow import MLflow
+    from downslope.referee.loggers.tensorboard import TensorBoard
+    from downslope.referee.loggers.wandb import WandB
+
+__all__ = ["CSV", "NAMES", "JSONLines", "MLflow", "TensorBoard", "WandB", "open_loggers"]
+
+NAMES = {
+    "tensorboard": "TensorBoard",
+    "csv": "CSV",
+    "jsonl": "JSONLines",
+    "wandb": "WandB",
+    "mlflow": "MLflow",
+}
+_HOMES = {"TensorBoard": "tensorboard", "CSV": "files", "JSONLines": "files", "WandB": "wandb", "MLflow": "mlflow"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"downslope.referee.loggers has no {name!r}")
+    return getattr(importlib.import_module(f"downslope.referee.loggers.{_HOMES[name]}"), name)
+
+
+def open_loggers(loggers: Sequence[str | Listener]) -> list[Listener]:
+    """The listeners that are meant by names and objects.
+
+    Raises:
+        RaceError: for an unknown name, something that cannot be called, or a package that is not installed.
+    """
+    if isinstance(loggers, str):
+        raise RaceError(
+            f"race: loggers must be a list of loggers; got {loggers!r}, write [{loggers!r}].", bad_input=True
+        )
+    return [_open(item) for item in loggers]
+
+
+def _open(item: str | Listener) -> Listener:
+    if isinstance(item, str):
+        if item not in NAMES:
+            guess = nearest(item, NAMES)
+            hint = f"did you mean {guess!r}?" if guess else f"the names are {', '.join(NAMES)}."
+            raise RaceError(f"race: there is no logger {item!r}; {hint}", bad_input=True)
+        build: Callable[[], Listener] = __getattr__(NAMES[item])
+        return build()
+    if not callable(item) or isinstance(item, type):
+        raise RaceError(
+            f"race: a logger must be one of {', '.join(NAMES)}, or an object that can be called with an event; "
+            f"got {item!r}.",
+            bad_input=True,
+        )
+    return item
+
+
+def require(name: str, module: str) -> Any:
+    """The package behind a logger, or one sentence on how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RaceError(
+            f"logger {name!r} needs a package that cannot be imported ({error}); "
+            f"pip install 'downslope[{name}]', or leave the logger out.",
+            bad_input=True,
+        ) from error
