@@ -17,8 +17,8 @@ from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.standing import Standing, standings
-from downslope.referee.statistics import kaplan_meier
 from downslope.referee.store import Store
+from downslope.referee.survival import waiting_curve
 from downslope.referee.trial import Record
 from downslope.referee.verdict import LEVEL, TEST, TIMING_FLOOR, TIMING_SHARE, judge
 from downslope.referee.words import overall_sentence, workload_sentence
@@ -122,15 +122,15 @@ def _workload(
             _finite(asdict(s) | {"hits": s.hits, "waiting": _waiting(s), "use": _use(s.method, s.tuned)})
             for s in ranked
         ],
-        "judgement": asdict(judgement),
+        "judgement": _finite(asdict(judgement)),
         "timing": dict(timing),
         "trials": [{"task": key, **r.to_json()} for key, r in mine.items()],
     }
 
 
-def _waiting(s: Standing) -> list[tuple[float, float]]:
-    """The share of runs not yet at the target, by step."""
-    return kaplan_meier([min(t, s.budget) for t in s.arrivals], [math.isfinite(t) for t in s.arrivals])
+def _waiting(s: Standing) -> list[tuple[float, float, float, float]]:
+    """The share of runs not yet at the target, with its band, by step."""
+    return waiting_curve([min(t, s.budget) for t in s.arrivals], [math.isfinite(t) for t in s.arrivals])
 
 
 def _use(method: str, tuned: Mapping[str, Any] | None) -> str:

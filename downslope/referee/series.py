@@ -37,7 +37,7 @@ def _workload(content: Mapping[str, Any], w: Mapping[str, Any]) -> dict[str, Any
                 "hue": hue(content, s["label"]),
                 "arrivals": s["arrivals"],
                 "steps": s["steps"],
-                "best_after": s["best_after"],
+                "best_after": [each["value"] for each in s["best_after"]],
                 "runs": runs,
                 "curve": median_curve(runs),
             }

@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any
 
 from downslope.referee.plan import Entry, Plan
-from downslope.referee.statistics import Estimate, best_after, median_interval, restricted_mean_interval
+from downslope.referee.statistics import Estimate, best_after
+from downslope.referee.survival import median_interval, restricted_mean_interval
 from downslope.referee.timing import seconds_per_step
 from downslope.referee.translate import score
 from downslope.referee.trial import Record
@@ -21,8 +22,9 @@ __all__ = ["Standing", "chosen", "standings"]
 class Standing:
     """One method on one workload.
 
-    `arrivals` are the steps to the target of the judging runs, infinite for a miss. `tuned` is None where every tuning
-    trial broke, so that there was nothing to run.
+    `arrivals` are the steps to the target of the judging runs, infinite for a miss; the target was looked for every
+    `grid` steps. `tuned` is None where every tuning trial broke, so that there was nothing to run. `best_after` holds
+    the median of the best steps to target found after 1, 2, … trials, with its interval.
     """
 
     label: str
@@ -40,9 +42,10 @@ class Standing:
     memory: int | None
     state_bytes: int | None
     tuning: tuple[float, ...]
-    best_after: tuple[float, ...]
+    best_after: tuple[Estimate, ...]
     failures: tuple[str, ...]
     manifest: str | None
+    grid: int = 1
 
     @property
     def hits(self) -> int:
@@ -126,6 +129,7 @@ def _standing(
         best_after=tuple(best_after(scores)),
         failures=_failures(entry.name, label, tries, runs),
         manifest=next((r.manifest for r in runs if r.manifest is not None), None),
+        grid=entry.evaluate_every,
     )
 
 

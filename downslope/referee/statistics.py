@@ -1,13 +1,11 @@
-"""What may be said about steps-to-target measured on a few seeds, some of which never arrived.
-
-A run that misses its target is *censored* at the budget: it is known to need more, not how much more. A run that
-diverged never arrives either, so it is censored at the budget too, not at the step at which it broke.
+"""What may be said from a few runs: exact tests, corrections for several of them, and the cost of tuning.
 
 Everything here is exact or states its method; nothing assumes a normal distribution. Only NumPy is needed.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,15 +16,12 @@ __all__ = [
     "Estimate",
     "Test",
     "best_after",
+    "binomial_below",
     "bootstrap",
     "holm",
-    "kaplan_meier",
-    "median_interval",
-    "median_time",
-    "restricted_mean",
-    "restricted_mean_interval",
     "separation_test",
     "smallest_p",
+    "two_sided_p",
 ]
 
 RESAMPLES = 2000
@@ -47,7 +42,8 @@ class Test:
     """A two-sided exact permutation test of two groups of runs.
 
     `first` is the share of pairs (one run of each group) in which the first group's run arrived first, ties counting
-    half: 0.5 is no difference, 1 is "always first". `runs` counts the runs of both groups.
+    half: 0.5 is no difference, 1 is "always first". `runs` counts the runs of both groups. `earlier` and `later` are
+    the p of the one-sided tests that the first group arrived earlier, or later.
     """
 
     __test__ = False  # for pytest: not a test class
@@ -55,6 +51,8 @@ class Test:
     p: float
     first: float
     runs: tuple[int, int]
+    earlier: float = 1.0
+    later: float = 1.0
 
     @property
     def least(self) -> float:
@@ -63,44 +61,7 @@ class Test:
 
     def swapped(self) -> Test:
         """The same test seen from the other group."""
-        return Test(self.p, 1 - self.first, (self.runs[1], self.runs[0]))
-
-
-def kaplan_meier(times: Sequence[float], reached: Sequence[bool]) -> list[tuple[float, float]]:
-    """The share of runs still on their way after each time at which one arrived: `[(time, share), …]`."""
-    share, at_risk, curve = 1.0, len(times), []
-    for time in sorted(set(times)):
-        here = [ok for t, ok in zip(times, reached, strict=True) if t == time]
-        if any(here):
-            share *= 1.0 - sum(here) / at_risk
-            curve.append((time, share))
-        at_risk -= len(here)
-    return curve
-
-
-def median_time(times: Sequence[float], reached: Sequence[bool]) -> float | None:
-    """The Kaplan-Meier median: when half of the runs had arrived, or None if that many never did.
-
-    Where the curve stands at exactly one half, the middle of that stretch, as for an even number of complete times.
-    """
-    curve = kaplan_meier(times, reached)
-    for i, (time, share) in enumerate(curve):
-        if math.isclose(share, 0.5, abs_tol=1e-9) and i + 1 < len(curve):
-            return (time + curve[i + 1][0]) / 2
-        if share < 0.5 + 1e-9:
-            return time
-    return None
-
-
-def restricted_mean(times: Sequence[float], reached: Sequence[bool], budget: float) -> float:
-    """The mean time on the way to the target, counted up to the budget: the area under the Kaplan-Meier curve."""
-    area, last, share = 0.0, 0.0, 1.0
-    for time, after in kaplan_meier(times, reached):
-        if time >= budget:
-            break
-        area += share * (time - last)
-        last, share = time, after
-    return area + share * (budget - last)
+        return Test(self.p, 1 - self.first, (self.runs[1], self.runs[0]), self.later, self.earlier)
 
 
 def bootstrap(rows: int, statistic: Callable[[np.ndarray], np.ndarray], level: float = 0.95) -> tuple[float, float]:
@@ -113,42 +74,9 @@ def bootstrap(rows: int, statistic: Callable[[np.ndarray], np.ndarray], level: f
     return float(low), float(high)
 
 
-def restricted_mean_interval(times: Sequence[float], reached: Sequence[bool], budget: float) -> Estimate:
-    """The restricted mean with its bootstrap interval over runs; narrow by nature when runs are few."""
-
-    def of_draws(draws: np.ndarray) -> np.ndarray:
-        if all(ok or t >= budget for t, ok in zip(times, reached, strict=True)):
-            # All censoring happens at the budget, so the area under the curve is the plain mean of min(time, budget).
-            return np.asarray(np.minimum(np.asarray(times, dtype=float), budget)[draws].mean(1))
-        return np.array([restricted_mean([times[i] for i in d], [reached[i] for i in d], budget) for d in draws])
-
-    low, high = bootstrap(len(times), of_draws)
-    return Estimate(restricted_mean(times, reached, budget), low, high, 0.95)
-
-
-def median_interval(times: Sequence[float], reached: Sequence[bool], level: float = 0.95) -> Estimate:
-    """The median with an interval between two of the measured times, which holds for any distribution.
-
-    The interval between the k-th smallest and the k-th largest of n times covers the median with probability
-    1 - 2 P(Binomial(n, 1/2) < k). The narrowest one that covers `level` is taken, or the whole range where even that
-    covers less (n < 6 for 95%); `coverage` says how much. A missed target counts as larger than any time.
-    """
-    n = len(times)
-    ordered = sorted(t if ok else math.inf for t, ok in zip(times, reached, strict=True))
-    k, coverage = 1, 1 - 2 * _binomial_below(n, 1)
-    while k + 1 <= (n + 1) // 2 and 1 - 2 * _binomial_below(n, k + 1) >= level:
-        k, coverage = k + 1, 1 - 2 * _binomial_below(n, k + 1)
-    low, high = ordered[k - 1], ordered[n - k]
-    return Estimate(median_time(times, reached), _finite(low), _finite(high), max(coverage, 0.0))
-
-
-def _binomial_below(n: int, k: int) -> float:
-    ways: int = sum(math.comb(n, i) for i in range(k))
-    return ways / float(2**n)
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None
+def binomial_below(n: int, k: int, p: float = 0.5) -> float:
+    """The chance of fewer than k of n."""
+    return float(sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(min(k, n + 1))))
 
 
 def _doubled_midranks(values: Sequence[float]) -> list[int]:
@@ -173,21 +101,41 @@ def separation_test(a: Sequence[float], b: Sequence[float]) -> Test:
     if not n or not m:
         raise ValueError("separation_test: both groups must have at least one run.")
     ranks = _doubled_midranks([*a, *b])
-    total = sum(ranks)
-    ways = [[0] * (total + 1) for _ in range(n + 1)]
-    ways[0][0] = 1
-    for used, rank in enumerate(ranks):
-        for size in range(min(n, used + 1), 0, -1):
-            smaller, row = ways[size - 1], ways[size]
-            for s in range(total, rank - 1, -1):
-                if smaller[s - rank]:
-                    row[s] += smaller[s - rank]
+    ways, every = _ways(tuple(sorted(ranks)), n), math.comb(n + m, n)
     observed = sum(ranks[:n])
-    # |sum - expectation| scaled by (n + m) to stay in whole numbers: the expectation is n * total / (n + m).
-    distance = abs(observed * (n + m) - n * total)
-    extreme = sum(w for s, w in enumerate(ways[n]) if abs(s * (n + m) - n * total) >= distance)
     wins = sum((x < y) + 0.5 * (x == y) for x in a for y in b) / (n * m)
-    return Test(p=extreme / math.comb(n + m, n), first=wins, runs=(n, m))
+    return Test(
+        p=float(two_sided_p(ranks, n)[observed]),
+        first=wins,
+        runs=(n, m),
+        earlier=int(ways[: observed + 1].sum()) / every,
+        later=int(ways[observed:].sum()) / every,
+    )
+
+
+def two_sided_p(ranks: Sequence[int], n: int) -> np.ndarray:
+    """The two-sided p of every sum of n of these whole numbers: how many of all choices lie as far from the mean."""
+    ways = _ways(tuple(sorted(ranks)), n)
+    sums = np.arange(len(ways))
+    # |sum - mean| times the number of ranks, to stay in whole numbers.
+    distance = np.abs(sums * len(ranks) - n * sum(ranks))
+    order = np.argsort(-distance, kind="stable")
+    tail = np.cumsum(ways[order])
+    last = np.searchsorted(-distance[order], -distance, "right") - 1
+    return np.asarray(tail[last] / math.comb(len(ranks), n), dtype=float)
+
+
+@functools.lru_cache(maxsize=4096)
+def _ways(ranks: tuple[int, ...], n: int) -> np.ndarray:
+    """In how many ways n of the ranks have each sum."""
+    exact_in_int64 = math.comb(len(ranks), n) < 2**62
+    ways = np.zeros((n + 1, sum(ranks) + 1), dtype=np.int64 if exact_in_int64 else object)
+    ways[0, 0] = 1
+    for rank in ranks:
+        with_it = ways[:-1, : ways.shape[1] - rank].copy()
+        ways[1:, rank:] += with_it
+    found: np.ndarray = ways[n]
+    return found
 
 
 def smallest_p(n: int, m: int) -> float:
@@ -205,18 +153,33 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def best_after(scores: Sequence[float], share: float = 0.5) -> list[float]:
-    """The best (lowest) score found after 1, 2, … K trials, at the quantile `share` over all orders of the K trials.
+def best_after(scores: Sequence[float], share: float = 0.5, level: float = 0.95) -> list[Estimate]:
+    """The best (lowest) score found after 1, 2, … K trials, each with an interval over trials.
 
-    Exact: the best of k out of K has rank r with probability C(K-r, k-1) / C(K, k).
+    The value is the quantile `share` over all orders of the K trials: the best of k out of K has rank r with
+    probability C(K-r, k-1) / C(K, k). The interval is the percentile bootstrap over trials, not drawn but counted: the
+    r-th lowest of K trials drawn anew is at most the j-th lowest one with probability P(Binomial(K, j/K) >= r).
+    `coverage` is the chance that such an interval holds the value that endless trials would give, which is exact for
+    independent trials of any continuous distribution and far below `level` where k comes near K: nobody has seen how
+    good the best of 16 can be who has seen 16 trials. (Quasi-random trials spread better than independent ones.)
     """
     ordered, n = sorted(scores), len(scores)
     found = []
     for k in range(1, n + 1):
-        cumulated = 0.0
-        for rank in range(1, n + 1):
-            cumulated += math.comb(n - rank, k - 1) / math.comb(n, k)
-            if cumulated >= share - 1e-12:
-                found.append(ordered[rank - 1])
-                break
+        rank = _rank_of_best(n, k, share)
+        at_most = [1 - binomial_below(n, rank, j / n) for j in range(1, n + 1)]
+        low = next(j for j, p in enumerate(at_most) if p >= (1 - level) / 2 - 1e-12)
+        high = next(j for j, p in enumerate(at_most) if p >= (1 + level) / 2 - 1e-12)
+        below = 1 - (1 - share) ** (1 / k)  # the best of k lies at this quantile of single trials
+        coverage = max(0.0, binomial_below(n, high + 1, below) - binomial_below(n, low + 1, below))
+        found.append(Estimate(ordered[rank - 1], ordered[low], ordered[high], coverage))
     return found
+
+
+def _rank_of_best(n: int, k: int, share: float) -> int:
+    cumulated = 0.0
+    for rank in range(1, n + 1):
+        cumulated += math.comb(n - rank, k - 1) / math.comb(n, k)
+        if cumulated >= share - 1e-12:
+            return rank
+    return n

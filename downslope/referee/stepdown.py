@@ -1,21 +1,24 @@
 """Which pairs differ, when the pair to look at was chosen by looking: a closed family of tests over all methods.
 
 With many methods some pair stands apart by luck: of 15 pairs of five runs each, one in ten races has a pair without any
-overlap. So a pair counts as different only if *every* set of methods that contains it is refuted to be all alike, each
-set at its own level 1 - (1 - level)^(size / methods) (Ryan, Einot & Gabriel, Welsch). Since the runs of different
-methods are independent, the chance of any false claim is then at most `level`, whichever methods are truly alike.
+overlap. So a pair counts as different only if *every* set of methods that contains it is refuted to be all alike. Sets
+of all methods, or of all but one, are tested at the full level, smaller ones at 1 - (1 - level)^(size / methods) (Ryan,
+Einot & Gabriel, Welsch). The methods fall into sets that are truly alike; a wrong claim needs one of these sets of two
+or more to be refuted, their runs are independent, and their levels combine to no more than `level`.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from downslope.referee.ratio import Arrivals, common
 from downslope.referee.statistics import holm
 
-__all__ = ["adjust_pairs"]
+__all__ = ["adjust_pairs", "pair_level"]
 
 LARGEST = 10
 """With more methods the sets are too many (2^methods), and Holm's correction over all pairs takes over."""
@@ -23,12 +26,12 @@ PERMUTATIONS = 4000
 
 
 def adjust_pairs(
-    groups: Mapping[str, Sequence[float]], pair_p: Mapping[tuple[str, str], float]
+    groups: Mapping[str, Arrivals], pair_p: Mapping[tuple[str, str], float]
 ) -> dict[tuple[str, str], float]:
     """Adjusted p of every pair: at most the level only if the family allows to call the pair different.
 
     Args:
-        groups: the runs' arrivals by method, misses as infinity.
+        groups: the runs' arrivals by method.
         pair_p: the p of each pair's own test.
     """
     if len(groups) > LARGEST:
@@ -38,18 +41,26 @@ def adjust_pairs(
         for members in itertools.combinations(groups, size):
             pairs = [pair for pair in pair_p if set(pair) <= set(members)]
             p = pair_p[pairs[0]] if size == 2 else _all_alike([groups[m] for m in members])
-            scaled = 1 - (1 - p) ** (len(groups) / size)
+            scaled = p if size >= len(groups) - 1 else 1 - (1 - p) ** (len(groups) / size)
             for pair in pairs:
                 adjusted[pair] = max(adjusted[pair], scaled)
     return adjusted
 
 
-def _all_alike(groups: Sequence[Sequence[float]]) -> float:
+def pair_level(level: float, methods: int) -> float:
+    """What the p of a single pair must not exceed, whatever the other methods do."""
+    if methods <= 3:
+        return level
+    return level / math.comb(methods, 2) if methods > LARGEST else 1 - (1 - level) ** (2 / methods)
+
+
+def _all_alike(groups: Sequence[Arrivals]) -> float:
     """The p of a permutation test (Kruskal-Wallis statistic on ranks) that several groups of runs are all alike."""
-    values = np.concatenate([np.asarray(g, dtype=float) for g in groups])
+    runs = common(groups)
+    values = np.concatenate([np.asarray(each) for each in runs])
     ordered = np.sort(values)
     ranks = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") + 1) / 2
-    edges = np.cumsum([0, *(len(g) for g in groups)])
+    edges = np.cumsum([0, *(len(each) for each in runs)])
     sizes = np.diff(edges)
 
     def statistic(rows: np.ndarray) -> np.ndarray:

@@ -1,111 +1,155 @@
 """Verdict: which method is fastest, and whether the evidence suffices to say so.
 
-The runs of two methods are compared by an exact permutation test (`separation_test`) on steps to the target, and on
-time to the target. For time, a method's steps are multiplied by seconds per step, which are measured too: the ratio of
-the two methods' seconds is taken at whichever end of its interval speaks against a difference. Of the 5% chance of
-error, 4% go to the test and 1% to that interval.
+Every pair of methods gets one of four words, by steps to the target and by time to it:
 
-Two families of comparisons, each with its own guard against finding something because one looks often:
+- `better` or `worse`: an exact permutation test (`separation_test`) refutes that both are alike. All pairs of a
+  workload form one family (`adjust_pairs`): the chance of any wrong `better` or `worse` among them is at most the
+  level, whichever of them are looked at, those with the baseline, those with the fastest, or all.
+- `equivalent`: two one-sided tests (`equivalence`) refute that the ratio of the two lies outside the margin, with
+  Holm's correction over all pairs. The chance of any wrong `equivalent` is at most the level too. Where a difference is
+  certain but certainly within the margin, this is the word.
+- `no evidence`: neither.
 
-- *Against the first method named* (the baseline, chosen before the race): Holm's correction over the others.
-- *Against the fastest* (chosen by looking at the results): the fastest is called better than all others when it beats
-  each of them at the level, without correction: the claim is only as strong as its weakest comparison, and the worst
-  case is a tie of two (Gutmann & Maymin 1987). Where that fails, each pair must pass `adjust_pairs`.
+For time, a method's steps are multiplied by seconds per step, which are measured too: the ratio of the two methods'
+seconds is taken at whichever end of its interval speaks against the claim. Of the 5% chance of error, 4% go to the
+test and 1% to that interval.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from downslope.referee.power import PLANTED, Power
+from downslope.referee.ratio import Arrivals, compare, equivalence, ratio
 from downslope.referee.standing import Standing
-from downslope.referee.statistics import Test, holm, separation_test, smallest_p
-from downslope.referee.stepdown import adjust_pairs
+from downslope.referee.statistics import Estimate, Test, holm, smallest_p
+from downslope.referee.stepdown import adjust_pairs, pair_level
 from downslope.referee.timing import ratio_interval
 
-__all__ = ["LEVEL", "Comparison", "Judgement", "judge", "least_seeds"]
+__all__ = ["LEVEL", "MARGIN", "Comparison", "Judgement", "judge", "least_seeds"]
 
 LEVEL = 0.05
+MARGIN = 0.05
+"""Differences up to this factor are called equivalent, unless the user says otherwise."""
 TIMING_SHARE = 0.01
 """The part of the level that is spent on not knowing seconds per step exactly."""
 TIMING_FLOOR = 0.03
 """Differences of seconds per step smaller than this are not counted."""
 
 TEST = "exact two-sided permutation test on ranks (Gehan), misses tied last"
+DECIDED = ("better", "worse", "equivalent")
+
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One method against another, by `measure` (`steps` or `time`), from the first one's side.
 
-    `word` is `better`, `worse`, `no evidence` or `no evidence possible`; `adjusted` is p after the family's correction;
-    `first` the share of pairs of runs in which this method's run arrived first.
+    `word` is `better`, `worse`, `equivalent` or `no evidence`; `test` names the test that decided it, whose `p`, and
+    `adjusted` p for looking at several pairs, are to be held against `level`. `first` is the share of pairs of runs in
+    which this method's run arrived first, `ratio` how many times as long this method needs. `power` is the chance with
+    which a difference of 20 % is seen by this many runs of this spread, `detectable` the smallest ratio that is seen
+    with a chance of 80 %; both None where the runs do not tell their spread.
     """
 
     label: str
     against: str
     measure: str
     word: str
+    test: str
+    level: float
     p: float
     adjusted: float
     first: float
     runs: tuple[int, int]
+    ratio: Estimate
+    power: float | None = None
+    detectable: float | None = None
     note: str = ""
+
+    def swapped(self) -> Comparison:
+        """The same comparison from the other side."""
+        r, words = self.ratio, {"better": "worse", "worse": "better"}
+        return replace(
+            self,
+            label=self.against,
+            against=self.label,
+            word=words.get(self.word, self.word),
+            first=1 - self.first,
+            runs=(self.runs[1], self.runs[0]),
+            ratio=Estimate(_inverse(r.value), _inverse(r.high) or 0.0, _inverse(r.low), r.coverage),
+        )
+
+
+def _inverse(x: float | None) -> float | None:
+    return None if not x else 1 / x
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """All comparisons of one workload: against the baseline and against the fastest."""
+    """All comparisons of one workload: against the baseline, against the fastest, and of all pairs.
+
+    `decided` says that each method has a word against the fastest other than `no evidence`; `tied` names those that
+    have not.
+    """
 
     measure: str
     fastest: str | None
     decided: bool
     against_baseline: tuple[Comparison, ...]
     against_fastest: tuple[Comparison, ...]
+    pairs: tuple[Comparison, ...]
     tied: tuple[str, ...]
     level: float
+    margin: float
     note: str
 
 
-def judge(standings: Sequence[Standing], baseline: str, turns: Mapping[str, Sequence[float]]) -> Judgement:
-    """Compare the methods of one workload; `standings` come fastest first, `turns` are the timings."""
+def judge(
+    standings: Sequence[Standing],
+    baseline: str,
+    turns: Mapping[str, Sequence[float]],
+    *,
+    margin: float = MARGIN,
+    share: float = 1.0,
+    earlier: Sequence[Comparison] = (),
+    detail: bool = True,
+) -> Judgement:
+    """Compare the methods of one workload.
+
+    Args:
+        standings: the methods, the fastest first.
+        baseline: the method that was named first.
+        turns: timings by method; none to judge by steps alone.
+        margin: differences up to this factor are equivalent.
+        share: the part of the level that may be spent now, where the race is judged several times.
+        earlier: comparisons of an earlier judgement of the same race; its words stand.
+        detail: also work out ratios, power and detectable differences.
+    """
     timed = all(s.label in turns for s in standings if s.tuned is not None) and bool(turns)
-    measure = "time" if timed else "steps"
-    level = LEVEL - TIMING_SHARE if timed else LEVEL
-    by_label = {s.label: s for s in standings}
-    labels = [s.label for s in standings]
-    tests = {
-        m: {(a, b): _test(by_label[a], by_label[b], turns if m == "time" else None) for a, b in _pairs(labels)}
-        for m in (("steps", "time") if timed else ("steps",))
-    }
-    rest = [x for x in labels if x != baseline]
-    baseline_family = [c for m in tests for c in _against_baseline(baseline, rest, tests[m], m)]
+    pairs: list[Comparison] = []
+    for measure in ("steps", "time") if timed else ("steps",):
+        pairs += _Measure(standings, measure, turns if measure == "time" else {}, margin, share).pairs(earlier, detail)
     leader = standings[0] if standings and standings[0].hits else None
-    if leader is None or len(labels) < 2:
-        return Judgement(
-            measure=measure,
-            fastest=leader.label if leader else None,
-            decided=False,
-            against_baseline=tuple(baseline_family),
-            against_fastest=(),
-            tied=(),
-            level=level,
-            note="",
-        )
-    fastest_family = [c for m in tests for c in _against_fastest(leader, standings, tests[m], m)]
-    ours = [c for c in fastest_family if c.measure == measure]
-    tied = tuple(c.label for c in ours if c.word != "worse")
-    n = len(leader.arrivals)
+    measure = "time" if timed else "steps"
+    others = [s.label for s in standings]
+    with_leader = _against(pairs, leader.label, others) if leader else []
+    tied = tuple(c.label for c in with_leader if c.measure == measure and c.word not in DECIDED)
     return Judgement(
         measure=measure,
-        fastest=leader.label,
-        decided=not tied,
-        against_baseline=tuple(baseline_family),
-        against_fastest=tuple(fastest_family),
+        fastest=leader.label if leader else None,
+        decided=bool(with_leader) and not tied,
+        against_baseline=tuple(_against(pairs, baseline, others)),
+        against_fastest=tuple(with_leader),
+        pairs=tuple(pairs),
         tied=tied,
-        level=level,
-        note=_impossible(n, level, 1) if smallest_p(n, n) > level else "",
+        level=_level(measure) * share,
+        margin=margin,
+        note=next((c.note for c in with_leader if c.measure == measure and c.label in tied and c.note), ""),
     )
 
 
@@ -113,90 +157,123 @@ def _level(measure: str) -> float:
     return LEVEL - TIMING_SHARE if measure == "time" else LEVEL
 
 
-def _pairs(labels: Sequence[str]) -> list[tuple[str, str]]:
-    return list(itertools.combinations(labels, 2))
+def _against(pairs: Sequence[Comparison], label: str, others: Sequence[str]) -> list[Comparison]:
+    """The comparisons with one method, from the others' side, in their order."""
+    turned = [c.swapped() if c.label == label else c for c in pairs if label in (c.label, c.against)]
+    return sorted(turned, key=lambda c: (c.measure, others.index(c.label)))
 
 
-def _test(a: Standing, b: Standing, turns: Mapping[str, Sequence[float]] | None) -> Test:
-    """The test of two methods by steps, or by time where `turns` are given."""
-    if turns is None:
-        return separation_test(a.arrivals, b.arrivals)
-    if a.label not in turns or b.label not in turns:  # it never ran, so it never arrived
-        return separation_test(a.arrivals, b.arrivals)
-    ends = ratio_interval(turns, a.label, b.label, level=1 - TIMING_SHARE, floor=TIMING_FLOOR)
-    found = [separation_test([t * ratio for t in a.arrivals], b.arrivals) for ratio in ends]
-    if (found[0].first - 0.5) * (found[1].first - 0.5) < 0:  # which one is faster depends on the timing
-        return Test(p=1.0, first=0.5, runs=found[0].runs)
-    return max(found, key=lambda test: test.p)
+class _Measure:
+    """All pairs of a workload's methods by one measure."""
+
+    def __init__(
+        self,
+        standings: Sequence[Standing],
+        measure: str,
+        turns: Mapping[str, Sequence[float]],
+        margin: float,
+        share: float,
+    ) -> None:
+        self.measure, self.turns, self.margin = measure, turns, margin
+        self.level = _level(measure) * share
+        self.coverage = 1 - _level(measure)
+        self.steps = {s.label: Arrivals(s.arrivals, s.budget, s.grid) for s in standings}
+        self.seconds = {s.label: s.seconds.value or 1.0 if turns and s.seconds else 1.0 for s in standings}
+
+    def pairs(self, earlier: Sequence[Comparison], detail: bool) -> list[Comparison]:
+        """Every pair with its word."""
+        pairs = list(itertools.combinations(self.steps, 2))
+        bounds = {pair: self._bounds(pair) for pair in pairs}
+        tests = {pair: self._test(pair, bounds[pair]) for pair in pairs}
+        groups = {label: runs.scaled(self.seconds[label]) for label, runs in self.steps.items()}
+        different = adjust_pairs(groups, {pair: test.p for pair, test in tests.items()})
+        alike = [equivalence(self.steps[a], self.steps[b], self.margin, bounds[a, b]) for a, b in pairs]
+        same = dict(zip(pairs, holm([each.p for each in alike]), strict=True))
+        both = [c for each in earlier for c in (each, each.swapped())]
+        known = {(c.label, c.against): c for c in both if c.measure == self.measure}
+        found = []
+        for pair, raw in zip(pairs, alike, strict=True):
+            c = self._compare(pair, tests[pair], different[pair], raw.p, same[pair])
+            c = replace(c, note=self._note(c, raw.possible, len(pairs)))
+            if pair in known and known[pair].word in DECIDED:
+                c = _standing_word(c, known[pair])
+            found.append(self._detailed(c, bounds[pair]) if detail else c)
+        return found
+
+    def _bounds(self, pair: Pair) -> tuple[float, float]:
+        """Bounds of the ratio of seconds per step; 1 by steps, and for a method that never ran and so never arrived."""
+        if any(label not in self.turns for label in pair):
+            return 1.0, 1.0
+        return ratio_interval(self.turns, *pair, level=1 - TIMING_SHARE, floor=TIMING_FLOOR)
+
+    def _test(self, pair: Pair, bounds: tuple[float, float]) -> Test:
+        a, b = (self.steps[label] for label in pair)
+        found = [compare(a.scaled(end), b) for end in bounds]
+        if (found[0].first - 0.5) * (found[1].first - 0.5) < 0:  # which one is faster depends on the timing
+            return Test(p=1.0, first=0.5, runs=found[0].runs)
+        return max(found, key=lambda test: test.p)
+
+    def _compare(self, pair: Pair, test: Test, different: float, alike: float, same: float) -> Comparison:
+        a, b = pair
+        equivalent = same <= self.level
+        if equivalent:
+            word = "equivalent"
+        elif different <= self.level:
+            word = "better" if test.first > 0.5 else "worse"
+        else:
+            word = "no evidence"
+        return Comparison(
+            label=a,
+            against=b,
+            measure=self.measure,
+            word=word,
+            test=f"two one-sided exact permutation tests, margin {100 * self.margin:.3g} %" if equivalent else TEST,
+            level=self.level,
+            p=alike if equivalent else test.p,
+            adjusted=same if equivalent else different,
+            first=test.first,
+            runs=test.runs,
+            ratio=Estimate(None, 0.0, None, self.coverage),
+        )
+
+    def _detailed(self, c: Comparison, bounds: tuple[float, float]) -> Comparison:
+        c = replace(c, ratio=ratio(self.steps[c.label], self.steps[c.against], bounds, self.coverage))
+        a, b = (self.steps[x].scaled(self.seconds[x]) for x in (c.label, c.against))
+        level = pair_level(self.level, len(self.steps))
+        seen = Power(a, b, level, timing=math.sqrt(bounds[1] / bounds[0]))
+        return replace(c, power=seen.at(PLANTED), detectable=seen.detectable()) if seen.known else c
+
+    def _note(self, c: Comparison, resolved: bool, pairs: int) -> str:
+        """Why no other word was possible, if so."""
+        n, m = c.runs
+        level = pair_level(self.level, len(self.steps))
+        if c.word in DECIDED:
+            return ""
+        if smallest_p(n, m) > level:
+            which = "no evidence" if not resolved or smallest_p(n, m) / 2 * pairs > self.level else "no better or worse"
+            among = f" (in a family of {len(self.steps)} methods)" if len(self.steps) > 2 else ""
+            return (
+                f"{which} possible at this number of seeds: the smallest p of {n} against {m} runs is "
+                f"{smallest_p(n, m):.2g}, above the {100 * level:.2g} % allowed to the test{among}; it takes "
+                f"{least_seeds(level)} seeds"
+            )
+        if not resolved:
+            return (
+                f"no number of seeds can show equivalence within {100 * self.margin:.3g} % here: evaluations are too "
+                f"far apart{', or seconds per step too uncertain,' if self.turns else ''} for that margin"
+            )
+        return ""
 
 
-def _oriented(tests: Mapping[tuple[str, str], Test], a: str, b: str) -> Test:
-    return tests[a, b] if (a, b) in tests else tests[b, a].swapped()
+def _standing_word(now: Comparison, before: Comparison) -> Comparison:
+    """The word of an earlier look, with what is known now."""
+    note = before.note or f"decided with {before.runs[0]} seeds"
+    return replace(before, first=now.first, note=note)
 
 
-def _against_baseline(
-    baseline: str, others: Sequence[str], tests: Mapping[tuple[str, str], Test], measure: str
-) -> list[Comparison]:
-    mine = {other: _oriented(tests, other, baseline) for other in others}
-    adjusted = holm([test.p for test in mine.values()])
-    return [
-        _compare(other, baseline, measure, test, p, len(others))
-        for (other, test), p in zip(mine.items(), adjusted, strict=True)
-    ]
-
-
-def _against_fastest(
-    leader: Standing, standings: Sequence[Standing], tests: Mapping[tuple[str, str], Test], measure: str
-) -> list[Comparison]:
-    mine = {s.label: _oriented(tests, s.label, leader.label) for s in standings if s.label != leader.label}
-    if all(test.p <= _level(measure) and test.first < 0.5 for test in mine.values()):
-        weakest = max(test.p for test in mine.values())
-        return [_compare(other, leader.label, measure, test, weakest, 1) for other, test in mine.items()]
-    groups = {s.label: _measured(s, measure) for s in standings}
-    pairs = adjust_pairs(groups, {pair: test.p for pair, test in tests.items()})
-    adjusted = pairs | {(b, a): p for (a, b), p in pairs.items()}
-    return [_compare(other, leader.label, measure, t, adjusted[other, leader.label], 1) for other, t in mine.items()]
-
-
-def _measured(s: Standing, measure: str) -> list[float]:
-    factor = s.seconds.value if measure == "time" and s.seconds is not None else 1.0
-    return [t * (factor or 1.0) for t in s.arrivals]
-
-
-def _compare(label: str, against: str, measure: str, test: Test, adjusted: float, comparisons: int) -> Comparison:
-    """The words for one comparison; `comparisons` is how often the least p counts in its family."""
-    level = _level(measure)
-    possible = test.least * comparisons <= level
-    if adjusted <= level:
-        word = "better" if test.first > 0.5 else "worse"
-    else:
-        word = "no evidence" if possible else "no evidence possible"
-    return Comparison(
-        label=label,
-        against=against,
-        measure=measure,
-        word=word,
-        p=test.p,
-        adjusted=adjusted,
-        first=test.first,
-        runs=test.runs,
-        note="" if possible else _impossible(test.runs[0], level, comparisons),
-    )
-
-
-def least_seeds(level: float, comparisons: int = 1) -> int:
-    """The smallest number of seeds with which an exact test can reach the level in that many comparisons."""
+def least_seeds(level: float) -> int:
+    """The smallest number of seeds with which an exact test can reach the level."""
     n = 1
-    while smallest_p(n, n) * comparisons > level:
+    while smallest_p(n, n) > level:
         n += 1
     return n
-
-
-def _impossible(n: int, level: float, comparisons: int) -> str:
-    least = smallest_p(n, n)
-    corrected = f", {min(1.0, least * comparisons):.2g} over {comparisons} comparisons" if comparisons > 1 else ""
-    return (
-        f"no evidence possible at this number of seeds: the smallest p of {n} against {n} runs is "
-        f"{least:.2g}{corrected}, above the {100 * level:.3g} % allowed to the test; "
-        f"it takes {least_seeds(level, comparisons)} seeds"
-    )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from downslope.referee.board import duration
 from downslope.referee.plan import Entry
 from downslope.referee.standing import Standing
-from downslope.referee.verdict import LEVEL, Judgement
+from downslope.referee.verdict import LEVEL, Comparison, Judgement
 
 __all__ = ["listing", "number", "overall_sentence", "percent", "workload_sentence"]
 
@@ -33,19 +33,53 @@ def workload_sentence(entry: Entry, standings: Sequence[Standing], judgement: Ju
     ahead = _ahead(leader, standings[1:], judgement)
     ours = [c for c in judgement.against_fastest if c.measure == judgement.measure]
     if judgement.decided:
-        worst = max(c.adjusted for c in ours)
-        whom = ours[0].label if len(ours) == 1 else f"each of the {len(ours)} others"
-        return (
-            f"{leader.label} is the fastest to {goal} on {entry.name}: {reach} ({hits}), {ahead}; better than {whom} "
-            f"(p ≤ {number(worst)}, level {percent(LEVEL)})."
-        )
+        found = f"{_findings(ours, judgement)}."
+        verb = "is the fastest" if any(c.word == "worse" for c in ours) else "was ahead"
+        return f"{leader.label} {verb} to {goal} on {entry.name}: {reach} ({hits}), {ahead}; {found} {_strength(ours)}"
     if judgement.note:
         why = judgement.note
     else:
         lowest = min(c.p for c in ours if c.label in judgement.tied)
         about = f"p = {number(lowest, 2)}" if len(judgement.tied) == 1 else f"smallest p = {number(lowest, 2)}"
         why = f"no evidence that it differs from {listing(judgement.tied, 'or')} ({about}){_by_steps(judgement)}"
-    return f"{leader.label} was ahead to {goal} on {entry.name}: {reach} ({hits}), {ahead}; but {why}."
+    decided = [c for c in ours if c.label not in judgement.tied]
+    also = f" ({_findings(decided, judgement)})" if decided else ""
+    found = f"{leader.label} was ahead to {goal} on {entry.name}: {reach} ({hits}), {ahead}; but {why}{also}."
+    return f"{found} {_strength(ours)}"
+
+
+def _findings(decided: Sequence[Comparison], judgement: Judgement) -> str:
+    """Whom the fastest beats and to whom it is equivalent."""
+    worse = [c for c in decided if c.word == "worse"]
+    alike = [c.label for c in decided if c.word == "equivalent"]
+    parts = []
+    if worse:
+        every = all(c in decided or c.measure != judgement.measure for c in judgement.against_fastest) and not alike
+        labels = [c.label for c in worse]
+        whom = f"each of the {len(worse)} others" if every and len(worse) > 1 else listing(labels, "and")
+        parts.append(f"better than {whom} (p ≤ {number(max(c.adjusted for c in worse))})")
+    if alike:
+        p = number(max(c.adjusted for c in decided if c.word == "equivalent"))
+        parts.append(f"equivalent to {listing(alike, 'and')} within {percent(judgement.margin)} (p ≤ {p})")
+    return ", ".join(parts)
+
+
+def _strength(ours: Sequence[Comparison]) -> str:
+    """Test and level, and what so many runs of this spread could have shown."""
+    test = f"Exact permutation tests, level {percent(LEVEL)} over all pairs"
+    seen = [c for c in ours if c.power is not None]
+    if not seen:
+        return f"{test}; the runs do not tell what difference they could have shown."
+    weakest = min(seen, key=lambda c: c.power or 0.0)
+    chance = percent(round(weakest.power or 0.0, 2))
+    reach = (
+        "no difference at all with 80 %"
+        if weakest.detectable is None
+        else f"one of {percent(weakest.detectable - 1)} with 80 %"
+    )
+    fewest = min(min(c.runs) for c in ours)
+    runs = f"{fewest} {'seed' if fewest == 1 else 'seeds'} each"
+    return f"{test}; {runs}, at this spread, show a difference of 20 % with a chance of {chance}, {reach}."
 
 
 def _by_steps(judgement: Judgement) -> str:
@@ -123,7 +157,7 @@ def number(x: float, digits: int = 3) -> str:
 
 def percent(x: float) -> str:
     """`5 %`."""
-    return f"{100 * x:.3g} %"
+    return f"{number(100 * x)} %"
 
 
 def seconds_text(x: float | None) -> str:

@@ -6,18 +6,23 @@ import math
 import numpy as np
 import pytest
 
+from downslope.referee.ratio import Arrivals
 from downslope.referee.statistics import (
     best_after,
     holm,
-    kaplan_meier,
-    median_interval,
-    median_time,
-    restricted_mean,
-    restricted_mean_interval,
     separation_test,
     smallest_p,
 )
 from downslope.referee.stepdown import adjust_pairs
+from downslope.referee.survival import (
+    kaplan_meier,
+    log_rank,
+    median_interval,
+    median_time,
+    restricted_mean,
+    restricted_mean_interval,
+    waiting_curve,
+)
 
 
 def test_kaplan_meier_worked_by_hand():
@@ -67,7 +72,12 @@ def test_separation_test_equals_enumeration_with_ties_and_misses():
         n, m = rng.integers(1, 6, 2)
         pool = [10.0, 20.0, 20.0, 30.0, 40.0, math.inf]
         a, b = (list(rng.choice(pool, size)) for size in (n, m))
-        assert separation_test(a, b).p == pytest.approx(_by_enumeration(a, b), abs=1e-12)
+        test = separation_test(a, b)
+        assert test.p == pytest.approx(_by_enumeration(a, b), abs=1e-12)
+        ranks = [sum(y < x for y in (*a, *b)) + [*a, *b].count(x) / 2 for x in (*a, *b)]
+        deals = np.array([sum(deal) for deal in itertools.combinations(ranks, n)])
+        assert test.earlier == pytest.approx(np.mean(deals <= sum(ranks[:n]) + 1e-9))
+        assert test.later == pytest.approx(np.mean(deals >= sum(ranks[:n]) - 1e-9))
 
 
 def test_separation_test_of_clear_cases():
@@ -119,11 +129,70 @@ def test_best_after_equals_all_orders():
     for share in (0.25, 0.5, 0.75):
         for k, found in enumerate(best_after(scores, share), start=1):
             best = sorted(min(order[:k]) for order in itertools.permutations(scores))
-            assert found == best[max(0, math.ceil(share * len(best) - 1e-9) - 1)]
+            assert found.value == best[max(0, math.ceil(share * len(best) - 1e-9) - 1)]
+
+
+def test_the_interval_of_best_after_is_the_bootstrap_and_covers_what_it_says():
+    rng = np.random.default_rng(4)
+    scores = list(rng.exponential(100, 7))
+    draws = np.sort(rng.choice(scores, (40000, 7)), axis=1)
+    values = [each.value for each in best_after(scores)]
+    for found in best_after(scores):
+        low, high = np.quantile(draws[:, sorted(scores).index(found.value)], [0.025, 0.975])
+        assert (found.low, found.high) == (low, high)
+    assert values[0] == np.median(scores)
+    hits = np.zeros(7)
+    for trials in rng.exponential(1, (3000, 7)):
+        for k, found in enumerate(best_after(list(trials)), start=1):
+            truth = -math.log(0.5) / k  # the median of the least of k exponentials
+            hits[k - 1] += found.low <= truth <= found.high
+    assert hits / 3000 == pytest.approx([each.coverage for each in best_after(scores)], abs=0.03)
+    assert best_after(scores)[0].coverage > 0.85
+    assert best_after(scores)[6].coverage < 0.6  # the best of 7, of which only 7 were seen
+    assert best_after([math.inf] * 2)[0].high == math.inf
+
+
+# Remission of leukaemia under 6-mercaptopurine and placebo, in weeks (Freireich et al. 1963).
+ARRIVED = [6, 6, 6, 7, 10, 13, 16, 22, 23]
+LOST = [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
+PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23]
+
+
+def test_curve_band_and_log_rank_of_a_published_trial():
+    times, reached = [*ARRIVED, *LOST], [True] * 9 + [False] * 12
+    curve = {t: (share, low, high) for t, share, low, high in waiting_curve(times, reached)}
+    # Kalbfleisch & Prentice; the band of survival::survfit(conf.type="log-log").
+    assert curve[7] == pytest.approx((0.807, 0.563, 0.923), abs=5e-4)
+    assert curve[10] == pytest.approx((0.753, 0.503, 0.889), abs=5e-4)
+    assert curve[23] == pytest.approx((0.448, 0.188, 0.680), abs=5e-4)
+    test = log_rank([*times, *PLACEBO], [*reached, *[True] * 21], [True] * 21 + [False] * 21)
+    assert (test.observed, test.expected, test.chi2) == pytest.approx((9, 19.25, 16.79), abs=5e-3)
+    assert test.p == pytest.approx(4.17e-5, rel=0.01)
+    assert test.permutation_p < 1e-3
+
+
+def test_the_band_of_a_race_is_exact():
+    curve = waiting_curve([10, 20, 20, 50, 50], [True, True, True, False, False])
+    # Clopper and Pearson's tables: 4 of 5 is 0.284 to 0.995, 2 of 5 is 0.053 to 0.853.
+    assert curve[0] == pytest.approx((10, 0.8, 0.2836, 0.9949), abs=1e-4)
+    assert curve[1] == pytest.approx((20, 0.4, 0.0527, 0.8534), abs=1e-4)
+    (last,) = waiting_curve([10] * 3, [True] * 3)
+    assert last == pytest.approx((10, 0, 0, 0.7076), abs=1e-4)  # nobody of three is left
+
+
+def test_log_rank_by_permutation_equals_enumeration():
+    times, reached, first = [1, 2, 3, 3, 5, 5, 5], [1, 1, 1, 0, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0]
+    groups = [[i in chosen for i in range(7)] for chosen in itertools.combinations(range(7), 3)]
+    gaps = [abs(t.observed - t.expected) for t in (log_rank(times, reached, g, permutations=1) for g in groups)]
+    seen = log_rank(times, reached, [bool(x) for x in first])
+    exact = np.mean(np.array(gaps) >= abs(seen.observed - seen.expected) - 1e-9)
+    assert seen.permutation_p == pytest.approx(exact, abs=0.015)
+    with pytest.raises(ValueError, match="both groups"):
+        log_rank([1, 2], [True, True], [True, True])
 
 
 def test_pairs_of_two_methods_need_no_correction():
-    groups = {"a": [1.0, 2, 3], "b": [4.0, 5, 6]}
+    groups = {"a": Arrivals((1.0, 2, 3), 10), "b": Arrivals((4.0, 5, 6), 10)}
     assert adjust_pairs(groups, {("a", "b"): 0.1}) == {("a", "b"): pytest.approx(0.1)}
 
 
@@ -131,13 +200,13 @@ def test_pairs_that_stand_apart_are_found_among_five_methods():
     rng = np.random.default_rng(2)
     groups = {name: list(rng.normal(mean, 1, 5)) for name, mean in zip("abcde", (0, 0, 0, 30, 30), strict=True)}
     tests = {(x, y): separation_test(groups[x], groups[y]).p for x, y in itertools.combinations(groups, 2)}
-    adjusted = adjust_pairs(groups, tests)
+    adjusted = adjust_pairs({name: Arrivals(tuple(g), 100) for name, g in groups.items()}, tests)
     different = {pair for pair, p in adjusted.items() if p <= 0.05}
     assert different == set(itertools.product("abc", "de"))
     assert min(holm(list(tests.values()))) > 0.05  # the plain correction could not have said so with five runs
 
 
 def test_many_methods_fall_back_to_holm():
-    groups = {str(i): [float(i)] * 3 for i in range(11)}
+    groups = {str(i): Arrivals((float(i),) * 3, 20) for i in range(11)}
     tests = {pair: 0.001 for pair in itertools.combinations(groups, 2)}
     assert adjust_pairs(groups, tests)["0", "1"] == pytest.approx(0.055)

@@ -10,7 +10,8 @@ import pytest
 
 from downslope.referee.plan import Entry
 from downslope.referee.standing import Standing, _product
-from downslope.referee.statistics import Estimate, median_interval, restricted_mean_interval
+from downslope.referee.statistics import Estimate
+from downslope.referee.survival import median_interval, restricted_mean_interval
 from downslope.referee.verdict import LEVEL, Judgement, judge, least_seeds
 from downslope.referee.words import overall_sentence, workload_sentence
 
@@ -44,6 +45,7 @@ def standing(label: str, arrivals: Sequence[float], turns: Sequence[float] | Non
         best_after=(),
         failures=(),
         manifest=None,
+        grid=ENTRY.evaluate_every,
     )
 
 
@@ -57,7 +59,7 @@ def simulated(rng: np.random.Generator, means: Sequence[float], seeds: int) -> t
         turns[label] = list(0.01 * drift * (1 + 0.05 * np.abs(rng.standard_normal(8))))
         found.append(standing(label, list(arrivals), turns[label]))
     found.sort(key=lambda s: s.rank("max", by_time=True))
-    return found, judge(found, "m0", turns)
+    return found, judge(found, "m0", turns, detail=False)
 
 
 def share_of_false_claims(means: Sequence[float], seeds: int, races: int) -> float:
@@ -91,29 +93,37 @@ def test_equal_steps_and_a_hair_of_timing_are_no_evidence():
     turns = {"a": [0.0100, 0.0101] * 10, "b": [0.0101, 0.0102] * 10}
     found = [standing("a", [300] * 8, turns["a"]), standing("b", [300] * 8, turns["b"])]
     judgement = judge(found, "a", turns)
-    assert [c.word for c in judgement.against_fastest] == ["no evidence", "no evidence"]
+    words = {c.measure: c.word for c in judgement.against_fastest}
+    assert words == {"steps": "equivalent", "time": "no evidence"}
+    note = next(c.note for c in judgement.against_fastest if c.measure == "time")
+    assert note.startswith("no number of seeds can show equivalence within 5 % here: evaluations are too far apart, or")
 
 
 def test_a_method_with_cheaper_steps_wins_by_time_and_not_by_steps():
     turns = {"a": [0.010] * 10, "b": [0.030] * 10}
-    found = [standing("a", [300] * 5, turns["a"]), standing("b", [290, 300, 300, 300, 310], turns["b"])]
+    found = [standing("a", [300] * 5, turns["a"]), standing("b", [270, 290, 300, 310, 330], turns["b"])]
     judgement = judge(found, "b", turns)
     words = {c.measure: c.word for c in judgement.against_fastest}
     assert words == {"time": "worse", "steps": "no evidence"}
     assert {c.measure: c.word for c in judgement.against_baseline} == {"time": "better", "steps": "no evidence"}
+    assert next(c.ratio.value for c in judgement.against_baseline if c.measure == "time") == pytest.approx(1 / 3)
 
 
 def test_three_seeds_can_never_decide_and_it_says_so():
     found = [standing("a", [100, 110, 120], None), standing("b", [400, 410, 420], None)]
     judgement = judge(found, "a", {})
     assert not judgement.decided
-    assert [c.word for c in judgement.against_fastest] == ["no evidence possible"]
+    assert [c.word for c in judgement.against_fastest] == ["no evidence"]
     sentence = workload_sentence(ENTRY, found, judgement)
-    assert "no evidence possible at this number of seeds" in sentence
+    assert "no better or worse possible at this number of seeds" in sentence
     assert "3 against 3 runs is 0.1" in sentence
     assert "it takes 4 seeds" in sentence
     assert least_seeds(0.05) == 4
-    assert least_seeds(0.05, 5) == 5
+    assert least_seeds(0.01) == 5
+    less = judge([standing("a", [100, 110], None), standing("b", [400, 410], None)], "a", {})
+    assert less.note.startswith(
+        "no evidence possible at this number of seeds: the smallest p of 2 against 2 runs is 0.33"
+    )
 
 
 def test_a_decided_race_names_winner_measure_and_p():
@@ -123,7 +133,8 @@ def test_a_decided_race_names_winner_measure_and_p():
     assert judgement.decided
     assert workload_sentence(ENTRY, found, judgement) == (
         "a is the fastest to accuracy ≥ 0.8 on toy: a median of 120 steps, 1.2 s (5 of 5 seeds), while b, the next, "
-        "reached it in 0 of 5 seeds; better than b (p ≤ 0.00794, level 5 %)."
+        "reached it in 0 of 5 seeds; better than b (p ≤ 0.00794). Exact permutation tests, level 5 % over all pairs; 5 "
+        "seeds each, at this spread, show a difference of 20 % with a chance of 18 %, one of 47.6 % with 80 %."
     )
 
 
