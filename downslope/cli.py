@@ -6,6 +6,7 @@ Thin by rule: what it does stands in the library. `find`, `show` and `--help` im
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 from collections.abc import Iterator
 from enum import Enum
@@ -36,6 +37,22 @@ class Protocol(str, Enum):
 def main() -> None:
     """Run the command."""
     app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from downslope import __version__
+
+        typer.echo(f"downslope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None: ...
 
 
 @contextlib.contextmanager
@@ -148,6 +165,9 @@ def race(
     log: Annotated[
         str, typer.Option(help="Loggers, separated by commas: tensorboard, csv, jsonl, wandb, mlflow.")
     ] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Only events as lines of JSON on stdout (docs/referee.md).")
+    ] = False,
 ) -> None:
     """Race methods on workloads; the same command resumes a race, and a second one beside it helps."""
     with _one_sentence():
@@ -165,8 +185,11 @@ def race(
             folder=folder,
             seed=seed,
             loggers=_words(log),
+            quiet=as_json,
+            events=_print_json if as_json else None,
         )
-        typer.echo(str(result))
+        if not as_json:
+            typer.echo(str(result))
         if all(trial["cause"] for each in result.content["workloads"] for trial in each["trials"]):
             raise typer.Exit(UNFINISHED)
 
@@ -174,6 +197,10 @@ def race(
 def _words(text: str) -> list[str]:
     """The parts between commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _print_json(event: dict[str, object]) -> None:
+    typer.echo(json.dumps(event, allow_nan=False))
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from downslope import __version__
 from downslope.cli import app
 
 TOY = Path(__file__).parent / "referee" / "toy_workload.py"
@@ -19,13 +20,17 @@ def test_looking_things_up_loads_nothing_heavy():
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from downslope.cli import app\n"
-        "for line in ('--help', 'race --help', 'find', 'find *belief*', 'show adamw', 'workloads'):\n"
+        "for line in ('--help', '--version', 'race --help', 'find', 'find *belief*', 'show adamw', 'workloads'):\n"
         "    assert CliRunner().invoke(app, line.split()).exit_code == 0, line\n"
         "heavy = {'torch', 'numpy', 'optuna', 'plotly', 'sqlalchemy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_version():
+    assert runner.invoke(app, ["--version"]).stdout == f"downslope {__version__}\n"
 
 
 def test_find_and_show():

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
 from rich.text import Text
 
-from downslope.referee.plan import Plan, Task
+from downslope.referee.plan import Entry, Plan, Task
+from downslope.referee.survival import median_interval
 from downslope.referee.store import REPORT, Claim
 from downslope.referee.trial import Record
 
 __all__ = ["Board", "duration"]
 
 REFRESH = 0.5
+NARROW, WIDE = 58, 88
+"""Columns of a terminal: below the first the table leaves out what runs now, from the second on it has bars."""
 
 
 class _Source(Protocol):
     """What the board reads: a store."""
 
-    plan: Plan
-    tasks: dict[str, Task]
-
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def tasks(self) -> dict[str, Task]: ...
     def claims(self) -> list[Claim]: ...
     def records(self) -> dict[str, Record]: ...
 
@@ -40,19 +45,18 @@ class Board:
         self._live: Live | None = None
         self._records: dict[str, Record] = {}
         self._claims: list[Claim] = []
-        self._step: tuple[str, int, int] | None = None
+        self._running: dict[str, tuple[int, int]] = {}
         self._note = ""
         self._shown = 0.0
-        self._started, self._ran = time.monotonic(), 0
+        self._started, self._ran = time.monotonic(), 0.0
 
     def __enter__(self) -> Board:
         if not self._quiet:
-            self.look()
-            done = sum(c.state == "done" for c in self._claims if c.task != REPORT)
-            total = len(self._claims) - 1
+            self._look()
+            done, total = self._done()
             self.say(f"{total} trials, {total - done} to run; stop with Ctrl-C, the same command goes on.")
             if self._console.is_terminal:
-                self._live = Live(self._table(), console=self._console, auto_refresh=False, transient=True)
+                self._live = Live(self._drawn(), console=self._console, auto_refresh=False, transient=True)
                 self._live.start()
         return self
 
@@ -69,28 +73,23 @@ class Board:
         if not self._quiet:
             self._console.print(Text(text), soft_wrap=True)
 
-    def look(self) -> None:
-        """Read from the store what all processes have done."""
-        if not self._quiet:
-            self._claims, self._records = self._source.claims(), self._source.records()
-
     def step(self, task: Task, step: int, budget: int) -> None:
-        """The running trial has taken a step."""
-        self._step = (task.key, step, budget)
+        """A trial of this process has taken a step."""
+        self._running[task.key] = (step, budget)
         self._refresh()
 
     def finished(self, task: Task, record: Record) -> None:
         """A trial of this process has ended."""
-        self._ran += 1
-        self._step = None
+        self._ran += max(record.seconds, 1e-9)
+        self._running.pop(task.key, None)
         if self._quiet:
             return
-        self.look()
+        self._look()
         if self._live:
             self._refresh(now=True)
         else:
-            done = sum(c.state == "done" for c in self._claims if c.task != REPORT)
-            self.say(f"[{done}/{len(self._claims) - 1}] {_line(task, record)}; about {self._left()} left")
+            done, total = self._done()
+            self.say(f"[{done}/{total}] {_line(task, record)}; {self._left()}")
 
     def note(self, text: str) -> None:
         """What goes on besides trials."""
@@ -102,60 +101,120 @@ class Board:
 
     # ------------------------------------------------------------- drawing
 
+    def _look(self) -> None:
+        """Read from the store what all processes have done."""
+        self._claims = [c for c in self._source.claims() if c.task != REPORT]
+        self._records = self._source.records()
+
+    def _done(self) -> tuple[int, int]:
+        return sum(c.state == "done" for c in self._claims), len(self._claims)
+
     def _refresh(self, *, now: bool = False) -> None:
         if self._live and (now or time.monotonic() - self._shown > REFRESH):
             self._shown = time.monotonic()
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._drawn(), refresh=True)
 
     def _left(self) -> str:
-        """The time left, from what this process needed per trial so far."""
-        waiting = sum(c.state != "done" for c in self._claims if c.task != REPORT)
+        """The time left: seconds of training still to do, at the pace of this process so far."""
         if not self._ran:
-            return "?"
+            return "time left not known yet"
+        means = {w.name: _mean_seconds(self._records, w.name) for w in self._source.plan.workloads}
+        usual = _mean_seconds(self._records, "") or 0.0
+        waiting = [c for c in self._claims if c.state != "done"]
+        work = sum(means[self._source.tasks[c.task].workload] or usual for c in waiting)
         workers = max(1, len({c.owner for c in self._claims if c.state == "running"}))
-        return duration(waiting * (time.monotonic() - self._started) / self._ran / workers)
+        return f"about {duration(work * (time.monotonic() - self._started) / self._ran / workers)} left"
 
-    def _table(self) -> Table:
+    def _drawn(self) -> RenderableType:
+        done, total = self._done()
+        head = Text(f"{self._note or 'racing'} · {done} of {total} trials · {self._left()}", "bold", no_wrap=True)
+        head.overflow = "ellipsis"
+        parts: list[RenderableType] = [head]
         plan = self._source.plan
-        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-        table.title = f"{self._note or 'racing'} · about {self._left()} left"
-        for column in ("workload", "method", "tuning", "seeds", "best so far", "now"):
-            table.add_column(column, no_wrap=True, justify="right" if column in ("tuning", "seeds") else "left")
-        running = {c.task: c.step for c in self._claims if c.state == "running"}
+        room = self._console.height - 3
+        fits = len(plan.workloads) * (len(plan.methods) + 2) <= room
         for w in plan.workloads:
-            for i, m in enumerate(plan.methods):
-                prefix = f"{w.name}/{m.label}/"
-                mine = {k.removeprefix(prefix): r for k, r in self._records.items() if k.startswith(prefix)}
-                tuned, seeded = (sum(k.startswith(p) for k in mine) for p in ("tune/", "seed/"))
-                best = _best(list(mine.values()), w.metric_name, w.goal)
-                tuning = f"{tuned}/{plan.trials}" if plan.trials else "–"
-                table.add_row(
-                    w.name if i == 0 else "",
-                    m.label,
-                    tuning,
-                    f"{seeded}/{plan.seeds}",
-                    best,
-                    self._now(prefix, running),
-                )
+            mine = [c for c in self._claims if self._source.tasks[c.task].workload == w.name]
+            open_now = any(c.state == "running" for c in mine) or any(k.startswith(f"{w.name}/") for k in self._running)
+            parts.append(self._title(w, mine))
+            if fits or open_now:
+                parts.append(self._table(w))
+        return Group(*parts)
+
+    def _title(self, w: Entry, mine: Sequence[Claim]) -> Text:
+        goal = f"{w.metric_name} {'≥' if w.goal == 'max' else '≤'} {w.target:.4g} within {w.steps} steps"
+        count = f" {sum(c.state == 'done' for c in mine)}/{len(mine)}  "
+        title = Text.assemble((w.name, "bold"), count, (goal, "dim"))
+        title.no_wrap, title.overflow = True, "ellipsis"
+        return title
+
+    def _table(self, w: Entry) -> Table:
+        width = self._console.width
+        columns = [Column("method", max_width=max(8, width // 5)), Column("done", justify="right", min_width=5)]
+        if width >= WIDE:
+            columns.append(Column("", width=12))
+        columns += [Column("tuned", justify="right"), Column("seeds", justify="right", min_width=13)]
+        if width >= NARROW:
+            columns.append(Column("now"))
+        for column in columns:
+            column.no_wrap, column.overflow = True, "ellipsis"
+        table = Table(
+            *columns, box=None, pad_edge=False, header_style="dim", padding=(0, 2 if width >= WIDE else 1, 0, 0)
+        )
+        for m in self._source.plan.methods:
+            table.add_row(*self._row(w, m.label, width))
         return table
 
-    def _now(self, prefix: str, running: Mapping[str, int]) -> str:
-        if self._step and self._step[0].startswith(prefix):
-            key, step, budget = self._step
+    def _row(self, w: Entry, label: str, width: int) -> Iterator[RenderableType]:
+        prefix = f"{w.name}/{label}/"
+        total = sum(k.startswith(prefix) for k in self._source.tasks)
+        tuned = [r for k, r in self._records.items() if k.startswith(f"{prefix}tune/")]
+        seeded = [r for k, r in self._records.items() if k.startswith(f"{prefix}seed/")]
+        done = len(tuned) + len(seeded)
+        yield Text(label)
+        yield Text(f"{done}/{total}")
+        if width >= WIDE:
+            yield ProgressBar(total=max(total, 1), completed=done, width=12)
+        yield Text(_best(tuned, w.goal))
+        yield Text(_interval(seeded, w.steps))
+        if width >= NARROW:
+            yield Text(self._now(prefix), "cyan")
+
+    def _now(self, prefix: str) -> str:
+        mine = {k: at for k, at in self._running.items() if k.startswith(prefix)}
+        if len(mine) > 1:
+            return f"{len(mine)} run"
+        for key, (step, budget) in mine.items():
             phase, index = key.removeprefix(prefix).split("/")
-            return f"{'tuning' if phase == 'tune' else 'seed'} {int(index) + 1}: step {step}/{budget}"
-        elsewhere = [step for key, step in running.items() if key.startswith(prefix)]
-        return f"in another process: step {elsewhere[0]}" if elsewhere and not self._step else ""
+            return f"{'trial' if phase == 'tune' else 'seed'} {int(index) + 1}: {step}/{budget}"
+        elsewhere = [c for c in self._claims if c.state == "running" and c.task.startswith(prefix)]
+        return f"elsewhere: {elsewhere[0].step}" if elsewhere else ""
 
 
-def _best(records: Sequence[Record], metric_name: str, goal: str) -> str:
+def _mean_seconds(records: dict[str, Record], workload: str) -> float | None:
+    found = [r.seconds for k, r in records.items() if k.startswith(f"{workload}/" if workload else "")]
+    return sum(found) / len(found) if found else None
+
+
+def _best(records: Sequence[Record], goal: str) -> str:
+    """The fewest steps to the target, or the best metric (in brackets) where none reached it."""
     reached = [r.steps_to_target for r in records if r.steps_to_target is not None]
     if reached:
-        return f"target at step {min(reached)}"
+        return str(min(reached))
     metrics = [r.best_metric for r in records if r.best_metric is not None]
     if metrics:
-        return f"{metric_name} {max(metrics) if goal == 'max' else min(metrics):.4g}"
-    return "broke" if records else ""
+        return f"({max(metrics) if goal == 'max' else min(metrics):.4g})"
+    return "broke" if records else "–"
+
+
+def _interval(records: Sequence[Record], budget: int) -> str:
+    """The median of the seeds so far with its interval, as far as so few seeds allow one."""
+    if not records:
+        return "–"
+    reached = [r.steps_to_target is not None for r in records]
+    e = median_interval([budget if r.steps_to_target is None else r.steps_to_target for r in records], reached)
+    low, middle, high = ("missed" if v is None else f"{v:.0f}" for v in (e.low, e.value, e.high))
+    return middle if len(records) == 1 else f"{middle} ({low}–{high})"
 
 
 def _line(task: Task, record: Record) -> str:

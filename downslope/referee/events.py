@@ -10,6 +10,7 @@ An event is a dict that JSON can hold. Each has `event` (its name), `time` (seco
 | `trial_finished` | the trial's keys, `seed`, `hyper`, `steps`, `steps_to_target`, `best_metric`, `seconds`, `cause`, `curve` |
 | `note` | `text`: what goes on besides trials |
 | `verdict` | `verdict`, `winner`, `decided`, `report`, `standings` (workload, method, hits, runs, steps, time, tuned) |
+| `race_stopped` | `reason`, instead of a verdict: an error's sentence, or `KeyboardInterrupt` |
 
 The trial's keys are `trial` (`workload/method/phase/index`), `workload`, `method`, `phase` (`tune` or `seed`) and
 `index`. A `curve` is a list of points (step, loss, metric, seconds). A resumed race does not repeat what an earlier
@@ -57,7 +58,9 @@ class Events:
     def __enter__(self) -> Events:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *trace: object) -> None:
+        if error is not None:
+            self.emit("race_stopped", reason=str(error) or type(error).__name__)
         self.close(PATIENCE if kind is None else PATIENCE / 10)
 
     def close(self, patience: float = PATIENCE) -> None:

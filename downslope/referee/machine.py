@@ -1,16 +1,19 @@
-"""What a race ran on: machine, versions and threads, for the report."""
+"""What a race ran on: machine, versions, threads and git state, for the report."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["machine_facts"]
+__all__ = ["git_state", "machine_facts"]
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def machine_facts() -> dict[str, Any]:
@@ -29,7 +32,32 @@ def machine_facts() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             facts[package] = "not installed as a package"
     facts["torch"] = torch.__version__
+    facts["git_here"] = git_state(Path.cwd())
+    facts["git_downslope"] = git_state(PACKAGE) if (PACKAGE.parent / ".git").exists() else None
     return facts
+
+
+def git_state(folder: Path) -> str | None:
+    """The commit of the repository that a folder belongs to, and whether tracked files have changed since; None if
+    there is none, or no git. Never a path or a name of a branch."""
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if not commit:
+        return None
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    if changed is None:
+        return f"{commit[:12]}, not known whether changed since"
+    return f"{commit[:12]}, {'with uncommitted changes' if changed else 'clean'}"
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """The output of a git command that only reads, or None where it fails."""
+    # No hooks, file watchers or optional locks of a repository that may be a stranger's.
+    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-optional-locks", *words]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def _processor() -> str:

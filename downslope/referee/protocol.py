@@ -21,9 +21,9 @@ from downslope.referee import results
 from downslope.referee.board import Board
 from downslope.referee.check import check_methods, check_workload
 from downslope.referee.errors import RaceError
-from downslope.referee.events import Events
+from downslope.referee.events import Events, Listener
 from downslope.referee.files import guard
-from downslope.referee.loggers import open_loggers
+from downslope.referee.loggers import open_events, open_loggers
 from downslope.referee.machine import machine_facts
 from downslope.referee.memory import measure_memory
 from downslope.referee.plan import Entry, Plan
@@ -54,6 +54,7 @@ def race(
     quiet: bool = False,
     catalogue: Catalogue | None = None,
     loggers: Sequence[Any] = (),
+    events: Listener | str | Path | None = None,
 ) -> Result:
     """Race methods on one or several workloads and say which reaches the target first.
 
@@ -72,6 +73,7 @@ def race(
         loggers: who is told what happens: `"tensorboard"`, `"csv"`, `"jsonl"`, `"wandb"`, `"mlflow"` (they write below
             the race's folder where they write files), one of `downslope.referee.loggers`, or any function of an event
             (`downslope.referee.events`). One that fails is dropped with one line; the race goes on.
+        events: one more function of an event, or the path of a file that gets each as a line of JSON.
 
     Returns:
         The verdict and all numbers behind it; the folder then holds `report.html`, `results.json` and `results.csv`.
@@ -84,7 +86,7 @@ def race(
         >>> print(result)
     """
     _check_numbers(trials=trials, seeds=seeds, budget=budget, protocol=protocol, seed=seed)
-    listeners = open_loggers(loggers)
+    listeners = [*open_loggers(loggers), *([] if events is None else [open_events(events)])]
     known = catalogue or _registry()
     tuned = protocol == "external"
     loaded = [_load(item) for item in (workload if isinstance(workload, list | tuple) else [workload])]
@@ -107,12 +109,12 @@ def race(
     threads = torch.get_num_threads()
     try:
         with own_randomness(), Store(where, plan) as store, Board(store, quiet=quiet) as board:
-            with Events(listeners, warnings.warn if quiet else board.say) as events:
+            with Events(listeners, warnings.warn if quiet else board.say) as told:
                 torch.set_num_threads(store.plan.threads)
-                events.race_started(store)
-                _Worker(store, {item.name: item for item, _ in loaded}, known, board, events).work()
+                told.race_started(store)
+                _Worker(store, {item.name: item for item, _ in loaded}, known, board, told).work()
                 result = results.load(store)
-                events.verdict(result)
+                told.verdict(result)
             return result
     finally:
         torch.set_num_threads(threads)
@@ -139,7 +141,7 @@ class _Worker:
                 if all(c.state == "done" for c in self.store.claims()):
                     return
                 if not waiting:
-                    self.board.note("waiting for another process to finish its part")
+                    self._note("waiting for another process to finish its part")
                 waiting = True
                 time.sleep(POLL)
                 continue
@@ -150,10 +152,14 @@ class _Worker:
                 else:
                     self._run(claim)
             except TakenOver as error:
-                self.board.note(str(error))
+                self._note(str(error))
             except BaseException:
                 self.store.release(claim)
                 raise
+
+    def _note(self, text: str) -> None:
+        self.board.note(text)
+        self.events.note(text)
 
     def _ready(self, task: str, done: frozenset[str]) -> bool:
         """Seeds run when their method is tuned; the report when all trials are done."""
@@ -207,11 +213,11 @@ class _Worker:
             points = {m.label: chosen(self.plan, records, entry.name, m.label) for m in self.plan.methods}
             ran = [m for m in self.plan.methods if points[m.label] is not None]
             if self.store.kept(f"timing-{entry.name}") is None:
-                self.board.note(f"{entry.name}: timing {len(ran)} methods in turns")
+                self._note(f"{entry.name}: timing {len(ran)} methods in turns")
                 runners = [Runner(m.label, self._timed(m.method, points[m.label] or {})) for m in ran]
                 self.store.keep(f"timing-{entry.name}", measure_seconds(self.workloads[entry.name], runners))
             if self.store.kept(f"memory-{entry.name}") is None:
-                self.board.note(f"{entry.name}: peak memory of {len(ran)} methods in fresh processes")
+                self._note(f"{entry.name}: peak memory of {len(ran)} methods in fresh processes")
                 jobs = [{"label": m.label, "method": m.method, "hyper": points[m.label]} for m in ran]
                 self.store.keep(f"memory-{entry.name}", measure_memory(entry.source, jobs, threads=self.plan.threads))
         results.write(self.store)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from downslope.cli import app
 from downslope.referee import RaceError, Workload, events, protocol, race
 from downslope.referee.events import Event, Events
 from downslope.referee.loggers import CSV, JSONLines, open_loggers
@@ -182,3 +184,40 @@ def test_a_logger_whose_package_is_missing_names_its_extra(monkeypatch: pytest.M
     monkeypatch.setitem(__import__("sys").modules, "mlflow.tracking", None)
     with pytest.raises(RaceError, match=r"logger 'mlflow' needs a package .*; pip install 'downslope\[mlflow\]'"):
         open_loggers(["mlflow"])
+
+
+def test_events_may_be_a_file_and_tell_what_goes_on_besides_trials(toy: Workload, tmp_path: Path):
+    path = tmp_path / "events.jsonl"
+    race(toy, **SMALL, quiet=True, folder=tmp_path / "r", events=path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [e["event"] for e in lines][:: len(lines) - 1] == ["race_started", "verdict"]
+    assert any(e["event"] == "note" and "timing" in e["text"] for e in lines)
+
+
+def test_what_stops_a_race_is_an_event_too(toy: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*args: Any) -> Any:
+        raise RaceError("the disk is full.")
+
+    told: list[Event] = []
+    monkeypatch.setattr(protocol.Store, "claim", full)
+    with pytest.raises(RaceError, match="disk is full"):
+        race(toy, **SMALL, quiet=True, folder=tmp_path / "r", events=told.append)
+    assert [e["event"] for e in told] == ["race_started", "race_stopped"]
+    assert told[-1]["reason"] == "the disk is full."
+
+
+@pytest.mark.parametrize("sink", [3, "no-such-folder/events.jsonl", ".", dict])
+def test_bad_events_are_refused_before_anything_runs(sink: Any, toy: Workload, tmp_path: Path):
+    with pytest.raises(RaceError, match="events must be a f"):
+        race(toy, **SMALL, folder=tmp_path / "r", events=sink)
+    assert not (tmp_path / "r").exists()
+
+
+def test_json_is_all_that_stdout_gets(toy_file: Path, tmp_path: Path):
+    line = ["race", str(toy_file), "--methods", "sgd", "--trials", "1", "--seeds", "1", "--folder", str(tmp_path)]
+    done = CliRunner().invoke(app, [*line, "--json"])
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    names = [json.loads(text)["event"] for text in done.stdout.splitlines()]
+    assert names[0] == "race_started"
+    assert names[-1] == "verdict"

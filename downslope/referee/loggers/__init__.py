@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downslope._checks import nearest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from downslope.referee.loggers.tensorboard import TensorBoard
     from downslope.referee.loggers.wandb import WandB
 
-__all__ = ["CSV", "NAMES", "JSONLines", "MLflow", "TensorBoard", "WandB", "open_loggers"]
+__all__ = ["CSV", "NAMES", "JSONLines", "MLflow", "TensorBoard", "WandB", "open_events", "open_loggers"]
 
 NAMES = {
     "tensorboard": "TensorBoard",
@@ -50,6 +51,24 @@ def open_loggers(loggers: Sequence[str | Listener]) -> list[Listener]:
             f"race: loggers must be a list of loggers; got {loggers!r}, write [{loggers!r}].", bad_input=True
         )
     return [_open(item) for item in loggers]
+
+
+def open_events(sink: Listener | str | Path) -> Listener:
+    """The listener that `race(events=...)` means: a function, or a file of JSON lines.
+
+    Raises:
+        RaceError: for anything else, and for a file in a folder that does not exist.
+    """
+    if isinstance(sink, str | Path):
+        if Path(sink).is_dir() or not Path(sink).parent.is_dir():
+            raise RaceError(f"race: events must be a file in a folder that exists; got {str(sink)!r}.", bad_input=True)
+        build: Callable[[str | Path], Listener] = __getattr__("JSONLines")
+        return build(sink)
+    if not callable(sink) or isinstance(sink, type):
+        raise RaceError(
+            f"race: events must be a function of an event, or the path of a file; got {sink!r}.", bad_input=True
+        )
+    return sink
 
 
 def _open(item: str | Listener) -> Listener:
