@@ -1,9 +1,9 @@
 """What low-bit state costs in loss: AdamW on a built-in workload with its state in each form, against float32.
 
-`OMP_NUM_THREADS=1 python -m benchmarks.low_bit_loss FOLDER [VARIANT ...]` trains the variants (all of them) from three
-seeds with the learning rate of `records/workload-targets`, puts every run into `FOLDER/results.csv` in place of former
-runs of the same variant, and prints, for each variant in there, the mean of the final metrics and its distance to that
-of float32. One thread on one kind of processor gives the same numbers again.
+`OMP_NUM_THREADS=1 python -m benchmarks.low_bit_loss FOLDER [VARIANT ...] [--seeds N] [--execution native]` trains the
+variants (all of them) from N seeds with the best constant learning rate of AdamW on that workload, puts every run into
+`FOLDER/results.csv` in place of former runs of the same variant, and prints, for each variant in there, the mean of the
+final metrics and its distance to that of float32. One thread on one kind of processor gives the same numbers again.
 
 Variants: `8bit` and so on are `state_dtype=` as users give it, where embeddings and small tensors stay float32; `all
 8bit` stores everything that way. `float32, nudged` is float32 from weights that are multiplied by 1 ± 1e-6: how far
@@ -12,6 +12,7 @@ two runs come apart that differ in nothing that matters.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import itertools
 import statistics
@@ -24,11 +25,11 @@ import torch
 from torch import nn
 
 import downslope as ds
-from downslope.referee.trial import run_trial
+from downslope.referee.trial import Record, run_trial
 from downslope.referee.workload import Workload, load_workload
 
 FORMS = ("bfloat16", "8bit", "4bit")
-WORKLOAD, LR, SEEDS = "sotu-gpt", 3e-3, (0, 1, 2)
+WORKLOAD, LR, SEEDS = "sotu-gpt", 3e-3, 3
 COLUMNS = ("variant", "seed", "final", "best", "steps to target", "state bytes a parameter", "cause")
 
 
@@ -41,29 +42,33 @@ def nudged(model: nn.Module) -> nn.Module:
     return model
 
 
-def variants() -> dict[str, Callable[..., ds.Optimizer]]:
+def variants(execution: Any) -> dict[str, Callable[..., ds.Optimizer]]:
     """How each variant builds its optimizer from a model."""
 
     def adamw(state_dtype: Any) -> Callable[..., ds.Optimizer]:
-        return lambda model, lr: ds.AdamW(model, lr=lr, execution="reference", state_dtype=state_dtype)
+        return lambda model, lr: ds.AdamW(model, lr=lr, execution=execution, state_dtype=state_dtype)
 
     found = {"float32": adamw("float32"), "float32, nudged": lambda model, lr: adamw("float32")(nudged(model), lr)}
     found |= {form: adamw(form) for form in FORMS}
     return found | {f"all {form}": adamw(lambda info, form=form: form) for form in FORMS}
 
 
-def train(workload: Workload, variant: str, seed: int, parameters: int) -> list[str]:
-    """One run over the whole budget, as a row of the table."""
-    record = run_trial(
+def train(workload: Workload, variant: str, seed: int, *, execution: str, steps: int | None = None) -> Record:
+    """One run over the whole budget, or so many steps."""
+    return run_trial(
         workload,
-        variants()[variant],
+        variants(execution)[variant],
         {"lr": LR},
         seed=seed,
-        steps=workload.steps,
+        steps=steps or workload.steps,
         target=workload.target,
         goal=workload.goal,
         stop_at_target=False,
     )
+
+
+def row(variant: str, seed: int, record: Record, parameters: int) -> list[str]:
+    """A run as a row of the table."""
     final = float("nan") if record.cause else record.curve[-1].metric
     size = (record.state_bytes or 0) / parameters
     best, reached = record.best_metric, record.steps_to_target
@@ -73,7 +78,7 @@ def train(workload: Workload, variant: str, seed: int, parameters: int) -> list[
 
 def summary(rows: list[list[str]]) -> str:
     """The mean of every variant, its distance to float32, and the single runs."""
-    finals = {name: [float(row[2]) for row in rows if row[0] == name] for name in variants()}
+    finals = {name: [float(row[2]) for row in rows if row[0] == name] for name in variants("auto")}
     base = statistics.mean(finals["float32"]) if finals["float32"] else float("nan")
     lines = [f"{WORKLOAD}, final metric, mean of the seeds and distance to float32"]
     for name, values in ((name, values) for name, values in finals.items() if values):
@@ -82,20 +87,27 @@ def summary(rows: list[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(folder: Path, names: list[str]) -> None:
+def main() -> None:
     """Train variants and compare all in the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("variant", nargs="*")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--execution", default="reference")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    workload, path = load_workload(WORKLOAD), folder / "results.csv"
+    workload, path = load_workload(WORKLOAD), given.folder / "results.csv"
     parameters = sum(p.numel() for p in workload.model().parameters())
-    names = names or list(variants())
+    names = given.variant or list(variants(given.execution))
     rows = list(csv.reader(path.open(newline="")))[1:] if path.exists() else []
-    rows = [row for row in rows if row[0] not in names]
-    for variant, seed in itertools.product(names, SEEDS):
-        rows.append(train(workload, variant, seed, parameters))
+    rows = [each for each in rows if each[0] not in names]
+    for variant, seed in itertools.product(names, range(given.seeds)):
+        record = train(workload, variant, seed, execution=given.execution)
+        rows.append(row(variant, seed, record, parameters))
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
     sys.stdout.write(summary(rows))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main()

@@ -10,19 +10,15 @@ import dataclasses
 import statistics
 from typing import Any
 
-import downslope as ds
 from benchmarks.clock import Spread, ratio, take_turns
+from benchmarks.low_bit_loss import SEEDS, WORKLOAD, train
 from benchmarks.rivals import ours
 from benchmarks.sets import SETS, Tensors, tensors
 from downslope.referee import load_workload
-from downslope.referee.trial import run_trial
 
 __all__ = ["FORMS", "by_default", "measure", "measure_loss", "measure_steps"]
 
 FORMS = ("8bit", "4bit")
-SEEDS = (0, 1, 2)
-LR = 3e-3
-"""The best constant rate of AdamW on this workload, by its target's record."""
 
 
 def measure(*, scale: float, execution: str, seconds: float) -> dict[str, Any]:
@@ -70,28 +66,23 @@ def measure_steps(shared: Tensors, *, execution: str, seconds: float) -> list[di
 
 def _everywhere(form: str) -> dict[str, Any]:
     """The keyword that stores all state in a form, also of embeddings and small tensors."""
-    return {} if form == "float32" else {"state_dtype": lambda info: form}
+    return {"state_dtype": lambda info: form}
 
 
-def measure_loss(*, execution: str, steps: int | None = None, seeds: tuple[int, ...] = SEEDS) -> list[dict[str, Any]]:
+def measure_loss(*, execution: str, steps: int | None = None) -> list[dict[str, Any]]:
     """One row a form: the final metric of each seed, and how much larger its mean is than float32's.
 
     Args:
         execution: the executor.
         steps: of each run; the workload's budget if None.
-        seeds: of the weights and the order of the batches; the same for all forms.
     """
-    full = load_workload("sotu-gpt")
-    budget = steps or full.steps
-    workload = dataclasses.replace(full, evaluate_every=budget)
+    workload = load_workload(WORKLOAD)
+    workload = dataclasses.replace(workload, evaluate_every=steps or workload.steps)
     rows: list[dict[str, Any]] = []
-    for form in ("float32", *FORMS):
-        found = []
-        for seed in seeds:
-            hyper = {"lr": LR, "execution": execution, **_everywhere(form)}
-            record = run_trial(workload, ds.AdamW, hyper, seed=seed, steps=budget, target=-1.0, goal="min")
-            found.append(record.curve[-1].metric if record.cause is None else float("nan"))
+    for form, variant in (("float32", "float32"), *((form, f"all {form}") for form in FORMS)):
+        runs = [train(workload, variant, seed, execution=execution, steps=steps) for seed in range(SEEDS)]
+        found = [float("nan") if run.cause else run.curve[-1].metric for run in runs]
         mean = statistics.fmean(found)
         above = mean / rows[0]["mean"] - 1 if rows else 0.0
-        rows.append({"form": form, "metric": full.metric_name, "seeds": found, "mean": mean, "above": above})
+        rows.append({"form": form, "metric": workload.metric_name, "seeds": found, "mean": mean, "above": above})
     return rows

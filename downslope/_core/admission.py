@@ -1,9 +1,11 @@
-"""Admission: what may stand in a param group, and what a rule asks of the groups together."""
+"""Admission: what may stand in a param group, what a rule asks of the groups together, and what no step can take."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from downslope._checks import ArgumentError, nearest, refuse
 from downslope._core.combinators import Partition
@@ -11,7 +13,18 @@ from downslope._core.plan import Node, Route
 from downslope._core.scheduled import present
 from downslope._core.transform import GlobalTransform
 
-__all__ = ["check_labels", "check_needed", "check_together", "lr_of", "refuse_unknown"]
+if TYPE_CHECKING:
+    from downslope._core.optimizer import Optimizer
+
+__all__ = [
+    "check_labels",
+    "check_needed",
+    "check_together",
+    "lr_of",
+    "refuse_capture",
+    "refuse_sparse",
+    "refuse_unknown",
+]
 
 # Keys of a param group that are not hyperparameters of a rule: torch's own, its schedulers' and ours.
 _OTHER_KEYS = {"params", "param_names", "initial_lr", "base_lr", "max_lr", "min_lr", "swa_lr", "name", "role", "rule"}
@@ -75,3 +88,22 @@ def lr_of(owner: str, lr: Any, route: Route) -> Any:
     if label is None:
         refuse(owner, "lr", f"given for the label {' / '.join(route)}", dict(lr))
     return lr[label]
+
+
+def refuse_capture(owner: str) -> None:
+    """Refuse a step while a CUDA graph is captured."""
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise ArgumentError(
+            f"{owner}: a step cannot be captured in a CUDA graph, which would replay the hyperparameters of the "
+            "capture; capture forward and backward, and call step() outside of the graph."
+        )
+
+
+def refuse_sparse(opt: Optimizer) -> None:
+    """Refuse sparse gradients before anything has moved."""
+    for p in opt.parameters():
+        if p.grad is not None and p.grad.is_sparse:
+            raise ArgumentError(
+                f"{type(opt).__name__}: cannot take the sparse gradient of {opt.info(p).label}; "
+                "build its layer with sparse=False."
+            )

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from downslope._checks import (
-    ArgumentError,
-    check_form,
-    check_hyperparameter,
-    checked_constructor,
-    refuse,
-)
-from downslope._core.admission import check_labels, check_needed, check_together, lr_of, refuse_unknown
+from downslope._checks import ArgumentError, checked_constructor, refuse
+from downslope._core.admission import check_labels, check_needed, refuse_capture, refuse_sparse
 from downslope._core.combinators import check_order, with_step
-from downslope._core.groups import Params, named_members, param_groups
+from downslope._core.enrol import enrol
+from downslope._core.groups import Params, param_groups
 from downslope._core.options import Execution, Options, executor_for
-from downslope._core.plan import Node, Route, bind, describe, route_of
-from downslope._core.roles import ROLES, ParamInfo, bare_model, role_by_name, roles
+from downslope._core.plan import Node, Route, bind
+from downslope._core.roles import ParamInfo, bare_model, role_by_name, roles
 from downslope._core.scheduled import Scheduled, present
 from downslope._core.signals import Signals
 from downslope._core.state_dict import count_nothing, load_state, makes_state_only, packed
+from downslope._core.swap import swapped
 from downslope._core.transform import GlobalTransform, Transform
 from downslope._engine import sharded
 from downslope._engine.in_backward import InBackward
 from downslope._engine.item import Context, Item
 from downslope._engine.manifest import Manifest, row
 from downslope._engine.reference import step
-from downslope._engine.storage import Place, StateDtype, held, places
+from downslope._engine.storage import Place, StateDtype, places
 
 __all__ = ["Optimizer", "Options"]
+
+_KEPT: tuple[str, ...] = ("_plan", "_signals", "_native", "_lr", "_maximize", "_stochastic", "seed", "_model_roles")
+_KEPT += ("_info", "_routes", "_scheduled", "_in_backward", "_divided")
+"""What a copy or a pickle of an optimizer has besides torch's own."""
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -118,7 +116,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         count, infos = len(self.param_groups), self._info.copy()
         try:
-            self._add(param_group)
+            enrol(self, param_group)
         except Exception:  # all of it or nothing
             self._info = infos
             self._scheduled.forget(count)
@@ -126,74 +124,6 @@ class Optimizer(torch.optim.Optimizer):
             raise
         if self._in_backward is not None:
             self._in_backward.watch()
-
-    def _add(self, param_group: dict[str, Any]) -> None:
-        owner = type(self).__name__
-        if "params" not in param_group:
-            raise ArgumentError(f"{owner}: a param group has no 'params'; it has {', '.join(map(str, param_group))}.")
-        members = named_members(owner, param_group["params"], param_group.get("param_names"))
-        role = param_group.get("role")
-        if role is not None and role not in ROLES:
-            refuse(owner, "role", f"one of {', '.join(ROLES)}", role)
-        given = {k: v for k, v in param_group.items() if k not in ("params", "param_names", "role")}
-        infos = {p: self._inform(name, p, role) for name, p in members}
-        by_route: dict[Route, list[tuple[str | None, Tensor]]] = {}
-        for name, p in members:
-            route = route_of(self._plan, lambda part, info=infos[p]: part.label(info))
-            by_route.setdefault(route, []).append((name, p))
-        if len(by_route) > 1 and "lr" in given and not isinstance(given["lr"], Mapping):
-            refuse(owner, "lr of a group that several rules share", "a dict with one lr per label", given["lr"])
-        known = {"lr"}.union(*(self._plan.hyperparameters(route) for route in by_route))
-        refuse_unknown(
-            owner, given, known, [*inspect.signature(type(self).__init__).parameters, *Options.__annotations__]
-        )
-        for route, routed in by_route.items():
-            self._add_routed(owner, given, route, routed)
-
-    def _inform(self, name: str | None, p: Tensor, role: str | None) -> ParamInfo:
-        owner = type(self).__name__
-        info = self._model_roles.get(name or "") or role_by_name(name, p)
-        if role is not None:
-            info = replace(info, role=role, why="its param group says so")
-        if p in self._info:
-            raise ArgumentError(f"{owner}: {info.label} appears more than once in the param groups.")
-        if p.is_complex() and any(n.transform.scope == "tensor" for n in self._plan.leaves()):
-            raise ArgumentError(f"{owner}: cannot take complex parameters such as {info.label}; split them into two.")
-        self._plan.storage.admit(info)
-        self._info[p] = info
-        self._divided |= sharded.is_divided(p)
-        return info
-
-    def _add_routed(
-        self, owner: str, given: Mapping[str, Any], route: Route, members: list[tuple[str | None, Tensor]]
-    ) -> None:
-        known = self._plan.hyperparameters(route)
-        values = known | {"lr": lr_of(owner, given.get("lr", self._lr), route)}
-        values |= {k: v for k, v in given.items() if k in known}
-        live = {"lr"} | {n.hyper[f] for n in self._plan.on(route) for f in n.transform.live()}
-        for key in live:
-            if values[key] is not None or key == "lr":
-                check_form(owner, key, values[key], known.get(key, 0.0))
-                check_hyperparameter(owner, key, present(values[key], self.steps))
-        check_together(owner, self._plan, route, values, zip(self.param_groups, self._routes, strict=True), self.steps)
-        index, group = len(self.param_groups), {k: v for k, v in given.items() if k not in values}
-        group |= {key: self._scheduled.take(index, key, value, self.steps) for key, value in values.items()}
-        group |= {"base_lr": getattr(values["lr"], "peak", group["lr"]), "rule": describe(self._plan, route)}
-        group["params"] = [p if name is None else (name, p) for name, p in members]
-        defaults, self.defaults = self.defaults, {}  # the group is complete; torch must not add other rules' defaults
-        try:
-            super().add_param_group(group)
-        finally:
-            self.defaults = defaults
-        self._routes.append(route)
-        for node in self._plan.on(route):
-            settled = node.settled(group)
-            settled.check_lr(group["lr"])
-            for p, info in ((p, self._info[p]) for _, p in members):
-                if node.takes(info):
-                    sharded.admit(owner, node, settled, info, p, self._stochastic)
-                    if not node.in_subspace:
-                        settled.check_parameter(info)
 
     # ---------------------------------------------------------------- the step
 
@@ -230,7 +160,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _step(self, closure: Callable[[], Any] | None, loss: Tensor | float | None) -> Any:
-        self._refuse_capture()
+        refuse_capture(type(self).__name__)
         if self._in_backward is not None:
             self._in_backward.check_end(self, closure)
         makes_state = closure is None and loss is None and makes_state_only(self)
@@ -243,7 +173,7 @@ class Optimizer(torch.optim.Optimizer):
             and self._signals.absent(self)
             and self._native.again(self.param_groups, sign, context)
         ):
-            self._refuse_sparse()
+            refuse_sparse(self)
             absent_here = sharded.absent_here(self.parameters()) if context.together else set()
             self._walk(self._items(absent_here), context)
         context.shared["optimizer"]["steps"] += 1
@@ -339,21 +269,6 @@ class Optimizer(torch.optim.Optimizer):
         """
         self._signals.observe(self, estimate, scale)
 
-    def _refuse_capture(self) -> None:
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-            raise ArgumentError(
-                f"{type(self).__name__}: a step cannot be captured in a CUDA graph, which would replay the "
-                "hyperparameters of the capture; capture forward and backward, and call step() outside of the graph."
-            )
-
-    def _refuse_sparse(self) -> None:
-        for p in self.parameters():
-            if p.grad is not None and p.grad.is_sparse:
-                raise ArgumentError(
-                    f"{type(self).__name__}: cannot take the sparse gradient of {self.info(p).label}; "
-                    "build its layer with sparse=False."
-                )
-
     def parameters(self) -> list[Tensor]:
         """All parameters, in the order of the param groups."""
         return [p for group in self.param_groups for p in group["params"]]
@@ -399,22 +314,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def manifest(self) -> Manifest:
         """Which parameter got which rule and why, with its effective hyperparameters and the bytes of its state."""
-        rows = [
-            row(
-                self._plan,
-                route,
-                index,
-                i,
-                group,
-                p,
-                self.info(p),
-                self.state.get(p, {}),
-                self.places(p, group),
-                self._executor(route, group, p),
-            )
-            for index, (group, route) in enumerate(zip(self.param_groups, self._routes, strict=True))
-            for i, p in enumerate(group["params"])
-        ]
+        rows = []
+        for index, (group, route) in enumerate(zip(self.param_groups, self._routes, strict=True)):
+            for i, p in enumerate(group["params"]):
+                found, ran = self.places(p, group), self._executor(route, group, p)
+                where = (self._plan, route, index, i, group)
+                rows.append(row(*where, p, self.info(p), self.state.get(p, {}), found, ran))
         return Manifest(type(self).__name__, tuple(rows))
 
     def _executor(self, route: Route, group: dict[str, Any], p: Tensor) -> str:
@@ -450,27 +355,12 @@ class Optimizer(torch.optim.Optimizer):
         """Where and how the slots of a parameter are stored."""
         return list(places(self._plan, self._route(group), group, self.info(p), p))
 
-    @contextmanager
-    def swapped(self, slot: str) -> Iterator[None]:
+    def swapped(self, slot: str) -> AbstractContextManager[None]:
         """Put the tensors of a slot (an average, say) in place of the parameters for the time of a `with` block.
 
         Parameters that have no such slot yet keep their values.
         """
-        members = [(p, self.places(p, group)) for group in self.param_groups for p in group["params"]]
-        values = [(p, held(found, self.state.get(p, {}), slot, p.dtype)) for p, found in members]
-        kept = {p: value for p, value in values if value is not None}
-        if not kept:
-            raise ArgumentError(f"{type(self).__name__}: keeps no {slot!r} for any parameter.")
-        before = {p: p.detach().clone() for p in kept}
-        try:
-            with torch.no_grad():
-                for p, value in kept.items():
-                    p.copy_(sharded.sharded_like(value, p))
-            yield
-        finally:
-            with torch.no_grad():
-                for p, value in before.items():
-                    p.copy_(value)
+        return swapped(self, slot)
 
     # ---------------------------------------------------------------- saving
 
@@ -502,22 +392,7 @@ class Optimizer(torch.optim.Optimizer):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = (
-            "_plan",
-            "_signals",
-            "_native",
-            "_lr",
-            "_maximize",
-            "_stochastic",
-            "seed",
-            "_model_roles",
-            "_info",
-            "_routes",
-            "_scheduled",
-            "_in_backward",
-            "_divided",
-        )
-        return super().__getstate__() | {name: getattr(self, name) for name in own}
+        return super().__getstate__() | {name: getattr(self, name) for name in _KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -9,6 +9,7 @@ written, a temporary one for this process.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -44,6 +45,8 @@ _CPU_LINES = re.compile(r"^(?:vendor_id|cpu family|model|stepping|flags|Features
 _RUNTIME = re.compile(r"/\S*/lib(?:gomp|omp|iomp5)[^/\s]*\.so[^/\s]*$", re.MULTILINE)
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _STALE_SECONDS = 3600
+_KEPT_BYTES = 256 * 2**20
+"""The kernels that the folder holds at most, with their sources; those not used for longest go first."""
 
 _log = logging.getLogger("downslope")
 _loaded: dict[Path, ctypes.CDLL] = {}
@@ -202,6 +205,7 @@ def _open(library: Path) -> ctypes.CDLL | None:
     try:
         _check_private(library)
         content = library.read_bytes()
+        os.utime(library)  # when it was last used
     except FileNotFoundError:
         return None
     if hashlib.sha256(content[:-_DIGEST_BYTES]).digest() != content[-_DIGEST_BYTES:]:
@@ -250,10 +254,18 @@ def _compile(tool: Compiler, text: Path, library: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what builds left that were killed."""
+    """Remove what builds left that were killed, and the oldest kernels where there are too many."""
     for left in folder.glob("build-*"):
-        try:
+        with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-        except OSError:
-            continue
+    with contextlib.suppress(OSError):  # another process may be sweeping too
+        kernels = sorted(((path.stat(), path) for path in folder.glob("*.so")), key=lambda each: each[0].st_mtime_ns)
+        held = sum(path.stat().st_size for path in folder.iterdir())
+        for found, library in kernels:
+            if held <= _KEPT_BYTES:
+                break
+            source = library.with_suffix(".cpp")
+            held -= found.st_size + source.stat().st_size
+            library.unlink()
+            source.unlink()

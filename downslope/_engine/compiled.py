@@ -18,14 +18,14 @@ from torch import Tensor
 from downslope._core.combinators import Every, Project, Split, Switch
 from downslope._core.plan import Node, Route
 from downslope._core.transform import GlobalTransform, Projector
-from downslope._engine.again import Call, Repeat, Way, form_of
 from downslope._engine.batches import How, Waiting, batches, form, is_flat
 from downslope._engine.calls import alone, strides, together
 from downslope._engine.item import Context, Item
 from downslope._engine.reference import apply, hyper, run
+from downslope._engine.repeat_compiled import Call, Repeat, Way, form_of
 from downslope._engine.sharded import is_sharded
 from downslope._engine.state import slots, store
-from downslope._engine.traced import WIDTH, Leaf, NotTraceable, Source, Traced, build
+from downslope._engine.traced import WIDTH, NotTraceable, Reader, Source, Traced, build
 
 __all__ = ["Compiled"]
 
@@ -186,7 +186,7 @@ class Compiled:
             shortened = (x if not (x.ndim or how.together) else x.new_empty(3 * WIDTH) for x in inputs.values())
             inputs = dict(zip(inputs, shortened, strict=True))
         values = self._read(waiting, item)
-        leaves = [Leaf(each.node.for_group(item.group), h) for each, h in zip(waiting, values, strict=True)]
+        leaves = [Reader(each.node.for_group(item.group), h) for each, h in zip(waiting, values, strict=True)]
         return build(leaves, inputs, item.sign, how.final, symbolic=how.flat)
 
     def _read(self, waiting: Sequence[Waiting], item: Item) -> list[dict[str, Any]]:

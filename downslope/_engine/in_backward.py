@@ -13,6 +13,7 @@ from torch.autograd import Variable
 from torch.utils.hooks import RemovableHandle
 
 from downslope._checks import ArgumentError
+from downslope._core.admission import refuse_sparse
 from downslope._core.transform import GlobalTransform
 from downslope._engine.item import Context
 
@@ -141,7 +142,7 @@ class InBackward:
         if p.grad is None:
             raise ArgumentError(f"{owner}: another hook has freed the gradient of {label} before it could move.")
         if p.grad.is_sparse:
-            opt._refuse_sparse()
+            refuse_sparse(opt)
         if not hasattr(p, "device_mesh") and _processes() > 1:
             raise ArgumentError(
                 f"{owner}: the gradient of {label} is that of one process of {_processes()} while it arrives; "

@@ -27,7 +27,7 @@ from downslope._engine.kernels import runtime
 from downslope._engine.launch import TAGS, Launch, computing, function, storage
 from downslope._engine.program import Leaf, Program, fuse, widths_of
 from downslope._engine.reference import run
-from downslope._engine.repeat import Measured, Repeat
+from downslope._engine.repeat_native import Measured, Repeat
 from downslope._engine.state import coded, stored
 from downslope._engine.storage import SCALE
 

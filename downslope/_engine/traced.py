@@ -20,7 +20,7 @@ from downslope._checks import plain
 from downslope._core import maths
 from downslope._core.transform import Transform
 
-__all__ = ["WIDTH", "Leaf", "NotTraceable", "Source", "Traced", "build", "computing"]
+__all__ = ["WIDTH", "NotTraceable", "Reader", "Source", "Traced", "build", "computing"]
 
 WIDTH = 64
 """Length of the vector of numbers that a function takes."""
@@ -50,7 +50,7 @@ class Source(NamedTuple):
     leaf: int = 0
 
 
-class Leaf(NamedTuple):
+class Reader(NamedTuple):
     """One transform of a run with the values that it reads as `h` for an example parameter."""
 
     transform: Transform
@@ -231,7 +231,7 @@ def _at(values: Sequence[dict[str, Any]], place: tuple[Any, ...]) -> Any:
     return plain(value)
 
 
-def build(leaves: Sequence[Leaf], inputs: dict[Source, Tensor], sign: float, final: bool, symbolic: bool) -> Traced:
+def build(leaves: Sequence[Reader], inputs: dict[Source, Tensor], sign: float, final: bool, symbolic: bool) -> Traced:
     """Trace a run on example tensors, of which only shapes and dtypes matter.
 
     Args:
@@ -280,7 +280,7 @@ def build(leaves: Sequence[Leaf], inputs: dict[Source, Tensor], sign: float, fin
 
 
 def _results(
-    scalars: _Scalars, leaves: Sequence[Leaf], given: dict[Source, Tensor], sign: float
+    scalars: _Scalars, leaves: Sequence[Reader], given: dict[Source, Tensor], sign: float
 ) -> dict[Source, Tensor]:
     """The new slots and the last `u` of a run."""
     p = computing(given[Source("p")])

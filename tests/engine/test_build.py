@@ -173,6 +173,22 @@ def test_what_a_killed_build_left_is_removed_when_it_is_old(cache):
     assert new.exists()
 
 
+def test_kernels_that_were_not_used_for_longest_make_room(cache, monkeypatch):
+    sources = [SOURCE.replace("42", str(n)) for n in range(4)]
+    for age, source in enumerate(sources[:3]):
+        build.load(source)
+        newest = max(libraries(cache), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(newest, (1000 - age, 1000 - age))  # the first is the most recent, so far
+    size = sum(path.stat().st_size for path in cache.iterdir()) // 3
+    forget()
+    build.load(sources[2])  # the oldest is used again
+    monkeypatch.setattr(build, "_KEPT_BYTES", 2 * size + size // 2)
+    build.load(sources[3])
+    kept = [path.with_suffix(".cpp").read_text() for path in libraries(cache)]
+    assert sorted(kept) == sorted([sources[2], sources[3]])
+    assert len(list(cache.iterdir())) == 4
+
+
 def test_a_killed_build_leaves_no_library(cache, tmp_path, monkeypatch):
     script = tmp_path / "killed"
     script.write_text("#!/bin/sh\nkill -9 $$\n")

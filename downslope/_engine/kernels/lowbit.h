@@ -234,65 +234,71 @@ static inline void decode4(const Book4& book, const u8* __restrict codes, i64 n,
     }
 }
 
+// What 8 and 4 bits do with one block; `at` is where the code of an element lies.
+struct Codec8 {
+    using Book = Book8;
+    static inline i64 at(i64 element) { return element; }
+    static inline void zeros(const Book& book, i64 n, u8* codes) { __builtin_memset(codes, book.zero_code, u64(n)); }
+    template <class C>
+    static inline void encode(const Book& book, const C* x, i64 n, float scale, u8* codes) {
+        encode8(book, x, n, scale, codes);
+    }
+    template <class C>
+    static inline void decode(const Book& book, const u8* codes, i64 n, float scale, C* out) {
+        decode8(book, codes, n, scale, out);
+    }
+};
+
+struct Codec4 {
+    using Book = Book4;
+    static inline i64 at(i64 element) { return element / 2; }
+    static inline void zeros(const Book& book, i64 n, u8* codes) {
+        __builtin_memset(codes, book.zero_code * 17, u64(n + 1) / 2);
+        if (n % 2) codes[n / 2] = u8(book.zero_code);
+    }
+    template <class C>
+    static inline void encode(const Book& book, const C* x, i64 n, float scale, u8* codes) {
+        encode4(book, x, n, scale, codes);
+    }
+    template <class C>
+    static inline void decode(const Book& book, const u8* codes, i64 n, float scale, C* out) {
+        decode4(book, codes, n, scale, out);
+    }
+};
+
 }  // namespace detail
 
 // Formats for load and store, beside f32 and the others; the layout is always null.
-struct q8 {
+template <class Codec>
+struct Blockwise {
     using stored = u8;
     static constexpr bool blockwise = true;
 
     template <class C>
     static inline void decode(const LowBit& from, i64 start, i64 n, C* out) {
-        const detail::Book8& book = *static_cast<const detail::Book8*>(from.book);
+        const auto& book = *static_cast<const typename Codec::Book*>(from.book);
         for (i64 i = 0; i < n; i += from.block)
-            detail::decode8(book, from.codes + start + i, n - i < from.block ? n - i : from.block,
-                            from.scales[(start + i) / from.block], out + i);
+            Codec::decode(book, from.codes + Codec::at(start + i), n - i < from.block ? n - i : from.block,
+                          from.scales[(start + i) / from.block], out + i);
     }
 
     template <class C>
     static inline void encode(const LowBit& to, i64 start, i64 n, const C* in) {
-        const detail::Book8& book = *static_cast<const detail::Book8*>(to.book);
+        const auto& book = *static_cast<const typename Codec::Book*>(to.book);
         for (i64 i = 0; i < n; i += to.block) {
             i64 count = n - i < to.block ? n - i : to.block;
             auto [scale, usable] = detail::scale_of(in + i, count, book.has_sign);
             to.scales[(start + i) / to.block] = scale;
-            u8* codes = to.codes + start + i;
+            u8* codes = to.codes + Codec::at(start + i);
             if (usable)
-                detail::encode8(book, in + i, count, scale, codes);
+                Codec::encode(book, in + i, count, scale, codes);
             else
-                __builtin_memset(codes, book.zero_code, u64(count));
+                Codec::zeros(book, count, codes);
         }
     }
 };
 
-struct q4 {
-    using stored = u8;
-    static constexpr bool blockwise = true;
-
-    template <class C>
-    static inline void decode(const LowBit& from, i64 start, i64 n, C* out) {
-        const detail::Book4& book = *static_cast<const detail::Book4*>(from.book);
-        for (i64 i = 0; i < n; i += from.block)
-            detail::decode4(book, from.codes + (start + i) / 2, n - i < from.block ? n - i : from.block,
-                            from.scales[(start + i) / from.block], out + i);
-    }
-
-    template <class C>
-    static inline void encode(const LowBit& to, i64 start, i64 n, const C* in) {
-        const detail::Book4& book = *static_cast<const detail::Book4*>(to.book);
-        for (i64 i = 0; i < n; i += to.block) {
-            i64 count = n - i < to.block ? n - i : to.block;
-            auto [scale, usable] = detail::scale_of(in + i, count, book.has_sign);
-            to.scales[(start + i) / to.block] = scale;
-            u8* codes = to.codes + (start + i) / 2;
-            if (usable) {
-                detail::encode4(book, in + i, count, scale, codes);
-            } else {
-                __builtin_memset(codes, book.zero_code * 17, u64(count + 1) / 2);
-                if (count % 2) codes[count / 2] = u8(book.zero_code);
-            }
-        }
-    }
-};
+using q8 = Blockwise<detail::Codec8>;
+using q4 = Blockwise<detail::Codec4>;
 
 }  // namespace ds
