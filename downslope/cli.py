@@ -216,6 +216,40 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a finished
 
 
 @app.command()
+def score(
+    table: Annotated[Path, typer.Argument(help="CSV of times to target: wide or long; an empty cell is a miss.")],
+    tau: Annotated[float, typer.Option(help="Where the profile ends, in times the fastest.")] = 4.0,
+    held_out: Annotated[str, typer.Option(help="Workloads that are held-out variants, separated by commas.")] = "",
+    baseline: Annotated[
+        str | None, typer.Option(help="Whose time the speed-ups are over (default: the first).")
+    ] = None,
+    budgets: Annotated[str | None, typer.Option(help="Time of a miss in speed-ups: workload=time,...")] = None,
+    points: Annotated[int | None, typer.Option(help="Trapezoid rule on so many points (AlgoPerf: 100).")] = None,
+    best_trial: Annotated[str, typer.Option(help="Best trial by 'time' or by 'evaluation'.")] = "time",
+    picture: Annotated[Path | None, typer.Option("--profile", help="Draw the profiles into this SVG file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Score submissions over several workloads as AlgoPerf does, from a table of times."""
+    with _one_sentence():
+        from downslope.referee import scoreboard
+        from downslope.referee.profiles import profile
+
+        variants = [w.strip() for w in held_out.split(",") if w.strip()]
+        found = profile(
+            table,
+            tau=tau,
+            held_out=variants,
+            baseline=baseline,
+            budgets=scoreboard.pairs(budgets, "--budgets"),
+            points=points,
+            best_trial=best_trial,
+        )
+        if picture is not None:
+            scoreboard.save(found, picture)
+        scoreboard.report(found, as_json=as_json)
+
+
+@app.command()
 def workloads() -> None:
     """List the built-in workloads."""
     with _one_sentence():

@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from downslope.referee.errors import RaceError
+    from downslope.referee.profiles import Profile, profile
     from downslope.referee.protocol import race
     from downslope.referee.recipe import Recipe
     from downslope.referee.results import Result
     from downslope.referee.workload import Workload, load_workload
 
-__all__ = ["RaceError", "Recipe", "Result", "Workload", "load_workload", "race"]
+__all__ = ["Profile", "RaceError", "Recipe", "Result", "Workload", "load_workload", "profile", "race"]
 
 _HOMES = {
+    "Profile": "profiles",
     "RaceError": "errors",
     "Recipe": "recipe",
     "Result": "results",
     "Workload": "workload",
     "load_workload": "workload",
+    "profile": "profiles",
     "race": "protocol",
 }
 
