@@ -16,6 +16,7 @@ from downslope.referee import report
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
 from downslope.referee.plan import Entry, Plan
+from downslope.referee.raceprofile import race_profile
 from downslope.referee.standing import Standing, standings
 from downslope.referee.store import Store
 from downslope.referee.survival import waiting_curve
@@ -102,6 +103,7 @@ def build(store: Store) -> dict[str, Any]:
         "winner": placed[0][0] if placed[0][1] else None,
         "order": [{"label": label, "targets": n, "factor": factor} for label, n, factor in placed],
         "plan": plan.to_json(),
+        "profile": race_profile([m.label for m in plan.methods], found),
         "machine": store.kept("machine") or {},
         "test": {"name": TEST, "level": LEVEL, "of it for timing": TIMING_SHARE, "timing floor": TIMING_FLOOR},
         "workloads": found,

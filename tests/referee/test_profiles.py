@@ -11,6 +11,7 @@ import pytest
 
 import downslope as ds
 from downslope.referee import RaceError, profile
+from downslope.referee.raceprofile import race_profile
 from downslope.referee.times import read_times
 
 RECORD = Path(__file__).parents[2] / "records" / "algoperf-scores"
@@ -224,3 +225,47 @@ def test_a_bad_argument_is_one_sentence(arguments, sentence: str):
 def test_what_is_no_table_is_refused(table):
     with pytest.raises(RaceError):
         profile(table)
+
+
+def workload(name: str, measure: str, *standings: tuple[str, float | None, float | None]):
+    """A workload of a race's results with a budget of 100 steps: label, steps to target, seconds per step."""
+    told = [
+        {
+            "label": label,
+            "budget": 100,
+            "steps": {"value": steps},
+            "seconds": None if second is None else {"value": second},
+            "time": None if second is None else {"value": None if steps is None else steps * second},
+        }
+        for label, steps, second in standings
+    ]
+    return {"name": name, "judgement": {"measure": measure}, "standings": told}
+
+
+def test_the_profile_of_a_race():
+    workloads = [
+        workload("v", "time", ("lion", 40, 2.0), ("adamw", 50, 1.0), ("sgd", None, 0.5)),
+        workload("w", "steps", ("adamw", 90, None), ("lion", 30, None), ("sgd", None, None)),
+        workload("x", "time", ("adamw", None, 1.0), ("lion", None, 1.0), ("sgd", 80, 1.0)),
+    ]
+    found = race_profile(["adamw", "lion", "sgd"], workloads)
+    assert found["score"] == pytest.approx({"adamw": (1 + 1 / 3) / 3, "lion": (2.4 / 3 + 1) / 3, "sgd": 1 / 3})
+    assert found["measure"] == {"v": "time", "w": "steps", "x": "time"}
+    assert found["baseline"] == "adamw"
+    # A miss is a whole run: 100 steps of 0.5 s for sgd on v, 100 steps on w, 100 s of adamw on x.
+    sgd = (50 / 50 * 90 / 100 * 100 / 80) ** (1 / 3)
+    assert found["speedup"] == pytest.approx({"adamw": 1, "lion": (50 / 80 * 90 / 30) ** 0.5, "sgd": sgd})
+    assert found["compared"] == {"adamw": 2, "lion": 2, "sgd": 3}
+
+
+def test_a_method_that_never_ran_has_no_speedup():
+    found = race_profile(["adamw", "broken"], [workload("w", "time", ("adamw", 50, 1.0), ("broken", None, None))])
+    assert found["score"] == {"adamw": 1, "broken": 0}
+    assert found["speedup"] == {"adamw": 1, "broken": None}
+
+
+def test_a_target_that_is_reached_before_the_first_step():
+    at_once = [workload("w", "steps", ("adamw", 0, None), ("lion", 0, None), ("sgd", 10, None))]
+    found = race_profile(["adamw", "lion", "sgd"], at_once)
+    assert found["score"] == {"adamw": 1, "lion": 1, "sgd": 0}
+    assert found["speedup"] == {"adamw": None, "lion": None, "sgd": None}

@@ -88,6 +88,9 @@ def test_a_race_names_its_winner_and_writes_its_report(finished: Path):
         assert s["state_bytes"] > 0 or s["method"] == "sgd"
         assert f"{s['tuned']['lr']!r}" in s["use"]
     assert content["machine"]["threads"] == content["plan"]["threads"]
+    first = w["standings"][0]["label"]
+    assert content["profile"]["score"][first] == (1 if w["standings"][0]["time"]["value"] else 0)
+    assert content["profile"]["speedup"]["adamw"] in (1, None)
 
 
 def test_each_trial_ran_once_and_the_winner_of_tuning_was_used(finished: Path):
