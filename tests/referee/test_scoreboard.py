@@ -102,3 +102,13 @@ def test_labels_keep_their_distance():
     places = spread([50, 10, 11, 49], 10, 0, 60)
     assert places == [59, 10, 20, 49]
     assert spread([5, 5, 5], 4, 0, 9) == [1, 5, 9]
+
+
+def test_the_table_in_the_docs_is_what_is_printed(tmp_path: Path):
+    text = (Path(__file__).parents[2] / "docs" / "referee.md").read_text(encoding="utf-8")
+    given, shown = text.split("$ cat times.csv\n")[1].split("```")[0].split("$ downslope score")
+    path = tmp_path / "times.csv"
+    path.write_text(given, encoding="utf-8")
+    out = io.StringIO()
+    scoreboard.show(profile(path, baseline="adamw"), Console(file=out, width=100, force_terminal=False))
+    assert [line.split() for line in shown.splitlines()[1:]] == [line.split() for line in out.getvalue().splitlines()]
