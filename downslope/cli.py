@@ -161,6 +161,12 @@ def race(
     protocol: Annotated[Protocol, typer.Option(help="Tuned alike, or the cards' defaults.")] = Protocol.external,
     target: Annotated[float | None, typer.Option(help="The metric to reach, instead of the workload's own.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the race is kept (default: races/…).")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="postgresql://user@host/database: the same command on several machines.", envvar="DOWNSLOPE_STORAGE"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Changes every random number of the race.")] = 0,
     log: Annotated[
         str, typer.Option(help="Loggers, separated by commas: tensorboard, csv, jsonl, wandb, mlflow.")
@@ -183,6 +189,7 @@ def race(
             protocol=protocol.value,
             target=target,
             folder=folder,
+            storage=storage,
             seed=seed,
             loggers=_words(log),
             quiet=as_json,

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -163,3 +163,10 @@ class FolderHome:
     def kept(self, name: str) -> Any | None:
         """A measurement stored by `keep`."""
         return self._files.kept(name)
+
+    def copy_out(self, records: Mapping[str, Record]) -> None:
+        """Write the files that somebody has deleted; measurements are files already."""
+        with guard(self.folder):
+            for key, record in records.items():
+                if self._files.read(key) is None:
+                    self._files.write(key, record)

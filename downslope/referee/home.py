@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -51,6 +51,10 @@ class Home(Protocol):
 
     def kept(self, name: str) -> Any | None:
         """A measurement stored by `keep`."""
+        ...
+
+    def copy_out(self, records: Mapping[str, Record]) -> None:
+        """See to it that the folder holds all trials and measurements as files."""
         ...
 
     def close(self) -> None:

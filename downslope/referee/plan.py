@@ -13,7 +13,7 @@ from downslope.referee.errors import RaceError
 from downslope.referee.files import read_json
 from downslope.referee.recipe import Recipe, candidates
 
-__all__ = ["Entry", "Plan", "Task", "derive_seed", "read_plan"]
+__all__ = ["Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan"]
 
 FORMAT = 2
 
@@ -153,7 +153,7 @@ def read_plan(folder: Path) -> Plan:
         raise RaceError(f"{folder} holds no race (it has no race.json); name the folder of a race.", bad_input=True)
     content = read_json(path)
     try:
-        return _plan_from(content)
+        return plan_from(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RaceError(
             f"{path} is not the plan of a race ({type(error).__name__}: {error}); restore it from a copy, or move it "
@@ -161,7 +161,8 @@ def read_plan(folder: Path) -> Plan:
         ) from error
 
 
-def _plan_from(content: Mapping[str, Any]) -> Plan:
+def plan_from(content: Mapping[str, Any]) -> Plan:
+    """A plan from its JSON."""
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
     rest = {f.name: content[f.name] for f in fields(Plan) if f.name not in ("workloads", "methods")}

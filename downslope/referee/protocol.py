@@ -50,6 +50,7 @@ def race(
     protocol: str = "external",
     target: float | None = None,
     folder: str | Path | None = None,
+    storage: str | None = None,
     seed: int = 0,
     quiet: bool = False,
     catalogue: Catalogue | None = None,
@@ -67,6 +68,8 @@ def race(
         protocol: `external` (every method is tuned by the same number of trials) or `self` (the card's defaults).
         target: the metric to reach instead of the workload's own; for one workload.
         folder: where the race is kept; by default `races/<workloads>-<fingerprint>`. The same call resumes it.
+        storage: `postgresql://user@host/database`, where the race is kept for the workers of several machines; the
+            folder then holds this machine's copy of the report. By default everything is in the folder.
         seed: changes every random number of the race.
         quiet: show nothing while it runs.
         catalogue: another registry of methods than the package's own.
@@ -108,12 +111,13 @@ def race(
     where = Path(folder) if folder is not None else Path("races") / f"{names}-{plan.digest[:6]}"
     threads = torch.get_num_threads()
     try:
-        with own_randomness(), Store(where, plan) as store, Board(store, quiet=quiet) as board:
+        with own_randomness(), Store(where, plan, storage) as store, Board(store, quiet=quiet) as board:
             with Events(listeners, warnings.warn if quiet else board.say) as told:
                 torch.set_num_threads(store.plan.threads)
                 told.race_started(store)
                 _Worker(store, {item.name: item for item, _ in loaded}, known, board, told).work()
-                result = results.load(store)
+                store.copy_out()
+                result = results.load(store) if storage is None else results.write(store)
                 told.verdict(result)
             return result
     finally:

@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import (
     Column,
     Connection,
+    DateTime,
+    Float,
     Integer,
     MetaData,
     String,
@@ -24,7 +26,19 @@ from sqlalchemy import (
     update,
 )
 
-__all__ = ["REPORT", "TASKS", "Claim", "insert_rows", "read_claims", "rows", "swap"]
+__all__ = [
+    "KEPT",
+    "RACES",
+    "REPORT",
+    "SHARED",
+    "TASKS",
+    "WORKERS",
+    "Claim",
+    "insert_rows",
+    "read_claims",
+    "rows",
+    "swap",
+]
 
 REPORT = "report"
 """The last task: measure time and memory, write the report."""
@@ -42,6 +56,30 @@ TASKS = Table(
     Column("record", Text),
 )
 """Who runs what, and what came out; `record` is there exactly for the trials that are done."""
+
+
+SHARED = MetaData()
+"""What a server holds besides, because its workers have no folder in common."""
+
+RACES = Table(
+    "downslope_races", SHARED, Column("race", String(12), primary_key=True), Column("plan", Text, nullable=False)
+)
+KEPT = Table(
+    "downslope_kept",
+    SHARED,
+    Column("race", String(12), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("content", Text, nullable=False),
+)
+WORKERS = Table(
+    "downslope_workers",
+    SHARED,
+    Column("worker", Text, primary_key=True),
+    Column("race", String(12), nullable=False),
+    Column("lease", Float, nullable=False),
+    Column("beat", DateTime(timezone=True), nullable=False),
+)
+"""Who is alive: by the server's clock, until `lease` seconds after the last `beat`."""
 
 
 @dataclass(frozen=True)

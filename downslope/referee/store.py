@@ -40,10 +40,16 @@ class TakenOver(RaceError):
 class Store:
     """A race, opened by one worker. Use as a context manager."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        """Open a race: make it, join it, or refuse a folder that holds a different one."""
+    def __init__(self, folder: Path, plan: Plan, storage: str | None = None) -> None:
+        """Open a race: make it, join it, or refuse a folder that holds a different one.
+
+        Args:
+            folder: where this machine keeps the race, or its copy of the report.
+            plan: the race.
+            storage: the address of a PostgreSQL database, if the race is shared by several machines.
+        """
         self.folder = folder
-        self._home: Home = FolderHome(folder, plan)
+        self._home: Home = _open(folder, plan, storage)
         self.plan, self.worker = self._home.plan, self._home.worker
         self.tasks = {task.key: task for task in self.plan.tasks()}
         self._race = self.plan.digest
@@ -167,6 +173,10 @@ class Store:
         found = self._home.transact(lambda connection: connection.execute(query).all())
         return {key: Record.from_json(json.loads(text)) for key, text in found}
 
+    def copy_out(self) -> None:
+        """See to it that the folder holds all trials and measurements as files, for `downslope report`."""
+        self._home.copy_out(self.records())
+
     def keep(self, name: str, content: Any) -> None:
         """Store a measurement that is no trial."""
         self._home.keep(name, content)
@@ -178,3 +188,11 @@ class Store:
 
 def _taken(claim: Claim) -> TakenOver:
     return TakenOver(f"{claim.task} was taken over by another process; its result there counts.")
+
+
+def _open(folder: Path, plan: Plan, storage: str | None) -> Home:
+    if storage is None:
+        return FolderHome(folder, plan)
+    from downslope.referee.server import ServerHome
+
+    return ServerHome(folder, plan, storage)
