@@ -25,7 +25,7 @@ class Card:
         year: of first publication.
         code: the code the method was compared with, and its commit or version.
         formula: the update in one line of plain text.
-        scope: `element`, `tensor`, `global`, or `schedule`.
+        scope: `element`, `tensor`, `global`, `schedule` or `search`.
         needs: what it needs besides the gradient: `loss`, `curvature`, `previous_gradient`.
         state: what it keeps for a parameter, in words.
         state_values: numbers kept per number of the parameter.
@@ -35,7 +35,7 @@ class Card:
         claim: what the paper claims, in one line.
         evidence: what was found here so far.
         status: `proved` when all four proofs stand, else what is missing.
-        ready: whether there is a ready optimizer (modifiers and schedules have none).
+        ready: whether there is a ready optimizer (modifiers, schedules and searches have none).
         aliases: other keys that name the same method.
     """
 

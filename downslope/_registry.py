@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["card", "cards", "exports", "find", "make", "signature"]
 
-ROOMS = ("optim", "lowmem", "curvature", "tunefree", "modifiers", "clip", "schedule", "estimator")
+ROOMS = ("optim", "lowmem", "curvature", "tunefree", "modifiers", "clip", "schedule", "estimator", "search")
 
 
 @cache
@@ -120,11 +120,8 @@ def make(key: str, params: Params, **hyper: Any) -> Optimizer:
     """
     found = card(key)
     if not found.ready:
-        use = (
-            "pass it as a hyperparameter"
-            if found.scope == "schedule"
-            else "put it into ds.Optimizer(params, ds.chain(...))"
-        )
+        uses = {"schedule": "pass it as a hyperparameter", "search": "call it with what is to be tuned"}
+        use = uses.get(found.scope, "put it into ds.Optimizer(params, ds.chain(...))")
         raise UnknownMethod(f"{key!r} is a part, not an optimizer: ds.{found.exports[0]}; {use}.")
     made: Optimizer = getattr(importlib.import_module(found.module), found.exports[0])(params, **hyper)
     return made
@@ -137,21 +134,26 @@ def exports() -> dict[str, str]:
 
 
 def signature(one: Card) -> dict[str, str]:
-    """Arguments of a ready method (of a part: its fields) and their defaults as text, without importing it."""
+    """Arguments of a ready method or function (of a part: its fields), their defaults as text, without importing it."""
     spec = importlib.util.find_spec(one.module)
     assert spec is not None
     assert spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    target = classes.get(one.exports[0])
+    named = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    target = named.get(one.exports[0])
     if target is None:
         return {}
+    if isinstance(target, ast.FunctionDef):
+        return _arguments(target.args)
     for node in target.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            named = [*node.args.args[1:], *node.args.kwonlyargs]
-            defaults = [None] * (len(node.args.args) - 1 - len(node.args.defaults))
-            values = [*defaults, *node.args.defaults, *node.args.kw_defaults]
-            return {a.arg: ast.unparse(v) if v is not None else "" for a, v in zip(named, values, strict=True)}
+            return {name: default for name, default in _arguments(node.args).items() if name != "self"}
     fields = [node for node in target.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
     stated = {f.target.id: f.value for f in fields if isinstance(f.target, ast.Name) and f.target.id != "_"}
     return {name: ast.unparse(value) if value else "" for name, value in stated.items()}
+
+
+def _arguments(stated: ast.arguments) -> dict[str, str]:
+    named = [*stated.args, *stated.kwonlyargs]
+    values = [*[None] * (len(stated.args) - len(stated.defaults)), *stated.defaults, *stated.kw_defaults]
+    return {a.arg: ast.unparse(v) if v is not None else "" for a, v in zip(named, values, strict=True)}

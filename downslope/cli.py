@@ -9,7 +9,6 @@ import contextlib
 import json
 import signal
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,14 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+TUNING = "Tuning"
 BAD_INPUT, UNFINISHED, INTERRUPTED = 2, 1, 130
-
-
-class Protocol(str, Enum):
-    """How hyperparameters are chosen."""
-
-    external = "external"
-    self_tuning = "self"
 
 
 def main() -> None:
@@ -155,10 +148,18 @@ def race(
         list[str], typer.Argument(help="Names of built-in workloads, or Python files that return one.")
     ],
     methods: Annotated[str, typer.Option(help="Keys of methods, separated by commas; the first is the baseline.")],
-    trials: Annotated[int, typer.Option(help="Tuning trials per method (protocol external).")] = 8,
+    trials: Annotated[int, typer.Option(help="Tuning trials per method.", rich_help_panel=TUNING)] = 8,
     seeds: Annotated[int, typer.Option(help="Fresh runs per method at its tuned point.")] = 5,
     budget: Annotated[float, typer.Option(help="Factor on the workload's number of steps.")] = 1.0,
-    protocol: Annotated[Protocol, typer.Option(help="Tuned alike, or the cards' defaults.")] = Protocol.external,
+    self_tuning: Annotated[
+        bool, typer.Option("--self-tuning", help="The cards' defaults instead of tuning.", rich_help_panel=TUNING)
+    ] = False,
+    sampler: Annotated[
+        str, typer.Option(help="Places tuning trials: quasi-random, random, tpe or gp.", rich_help_panel=TUNING)
+    ] = "quasi-random",
+    pruner: Annotated[
+        str, typer.Option(help="Ends bad ones early: none, median, halving or hyperband.", rich_help_panel=TUNING)
+    ] = "none",
     target: Annotated[float | None, typer.Option(help="The metric to reach, instead of the workload's own.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the race is kept (default: races/…).")] = None,
     storage: Annotated[
@@ -186,7 +187,9 @@ def race(
             trials=trials,
             seeds=seeds,
             budget=budget,
-            protocol=protocol.value,
+            self_tuning=self_tuning,
+            sampler=sampler,
+            pruner=pruner,
             target=target,
             folder=folder,
             storage=storage,

@@ -26,6 +26,7 @@ ROOMS = {
     "clip": "Bounds on gradients",
     "schedule": "Numbers over time",
     "estimator": "Other gradients",
+    "search": "Where hyperparameters come from",
 }
 MARKS = ("<!-- methods: made by tools/pages.py -->", "<!-- end of methods -->")
 

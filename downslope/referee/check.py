@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from downslope.referee.errors import RaceError
 from downslope.referee.plan import Plan
-from downslope.referee.recipe import Catalogue, candidates, refuse_unmet_needs
+from downslope.referee.recipe import Catalogue, refuse_unmet_needs
 from downslope.referee.trial import own_randomness
 
 __all__ = ["check_methods", "check_workload"]
@@ -61,9 +60,9 @@ def check_methods(plan: Plan, catalogue: Catalogue, workload: str, model: nn.Mod
     """Build every method for the model with its first candidate, and refuse what it refuses."""
     refuse_unmet_needs(plan.methods, catalogue, workload)
     for recipe in plan.methods:
-        points: Sequence[dict[str, Any]] = candidates(recipe.space or {}, max(plan.trials, 1), plan.seed)
+        first = plan.points(recipe)[0] if plan.trials else {}
         try:
-            opt = catalogue.make(recipe.method, model, **recipe.fixed, **points[0])
+            opt = catalogue.make(recipe.method, model, **recipe.fixed, **first)
         except (ValueError, TypeError) as error:
             raise RaceError(
                 f"{recipe.label} cannot train workload {workload!r}: {str(error).splitlines()[0]}", bad_input=True

@@ -11,7 +11,7 @@ from typing import Any
 
 from downslope.referee.errors import RaceError
 from downslope.referee.files import read_json
-from downslope.referee.recipe import Recipe, candidates
+from downslope.referee.recipe import Recipe, candidates, known_beforehand
 
 __all__ = ["Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan"]
 
@@ -42,7 +42,10 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One training run: what to train, how, and from which seed. `hyper` is None until tuning decides it."""
+    """One training run: what to train, how, and from which seed.
+
+    `hyper` is None where earlier runs decide it: in a judging run, and in a tuning trial of a sampler that learns.
+    """
 
     key: str
     workload: str
@@ -59,8 +62,10 @@ class Plan:
 
     workloads: tuple[Entry, ...]
     methods: tuple[Recipe, ...]
-    protocol: str
+    self_tuning: bool = False
     trials: int
+    sampler: str = "quasi-random"
+    pruner: str = "none"
     seeds: int
     budget: float
     seed: int
@@ -70,19 +75,27 @@ class Plan:
     def tasks(self) -> list[Task]:
         """Every run of the race in the order in which they are best done: all methods advance together."""
         runs: list[Task] = []
-        points = {m.label: candidates(m.space or {}, self.trials, self.seed) for m in self.methods}
+        points = {m.label: self.points(m) for m in self.methods}
         for w in self.workloads:
             # Tuning seeds do not depend on the method: a method raced against itself is tuned to the same point, so
             # that the verdict on fresh seeds keeps its error rate.
             for i in range(self.trials):
                 seed = derive_seed(self.seed, w.name, "tune", i)
                 for m in self.methods:
-                    runs.append(_task(w, m, "tune", i, seed, {**m.fixed, **points[m.label][i]}))
+                    known = {**m.fixed, **points[m.label][i]} if i < len(points[m.label]) else None
+                    runs.append(_task(w, m, "tune", i, seed, known))
             for i in range(self.seeds):
                 for m in self.methods:
                     seed = derive_seed(self.seed, w.name, m.label, i)
                     runs.append(_task(w, m, "seed", i, seed, None if self.trials else dict(m.fixed)))
         return runs
+
+    def points(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """The tuning trials of a method that are decided beforehand: all of them, or the first for a sampler to learn
+        from. Neither they nor their seeds depend on the method's label."""
+        space = recipe.space or {}
+        count = known_beforehand(self.sampler, self.trials, space)
+        return candidates(space, count, self.seed, even=self.sampler != "random")
 
     def entry(self, name: str) -> Entry:
         """The workload called `name`."""

@@ -27,16 +27,16 @@ from downslope.referee.loggers import open_events, open_loggers
 from downslope.referee.machine import machine_facts
 from downslope.referee.memory import measure_memory
 from downslope.referee.plan import Entry, Plan
-from downslope.referee.recipe import Catalogue, Recipe, entrants
+from downslope.referee.recipe import PRUNERS, SAMPLERS, Catalogue, Recipe, entrants
 from downslope.referee.results import Result
 from downslope.referee.standing import chosen
 from downslope.referee.store import DEATHS, REPORT, Claim, Store, TakenOver
 from downslope.referee.timing import Runner, measure_seconds
 from downslope.referee.trial import Record, own_randomness, run_trial
+from downslope.referee.tuning import bars, propose, refuse_missing_sampler, waits_for
 
 __all__ = ["race"]
 
-PROTOCOLS = ("external", "self")
 POLL = 0.3
 
 
@@ -47,7 +47,9 @@ def race(
     trials: int = 8,
     seeds: int = 5,
     budget: float = 1.0,
-    protocol: str = "external",
+    self_tuning: bool = False,
+    sampler: str = "quasi-random",
+    pruner: str = "none",
     target: float | None = None,
     folder: str | Path | None = None,
     storage: str | None = None,
@@ -62,10 +64,13 @@ def race(
     Args:
         workload: a `Workload`, the name of a built-in one, the path of a file that returns one, or a list of these.
         methods: keys of methods, or `Recipe`s; the first is the baseline that the others are compared with.
-        trials: quasi-random trials in each method's own search space (protocol `external`).
+        trials: tuning trials of each method in its own search space, each of at most the workload's steps.
         seeds: fresh runs at the tuned point, from which the verdict comes.
         budget: factor on the workload's number of steps.
-        protocol: `external` (every method is tuned by the same number of trials) or `self` (the card's defaults).
+        self_tuning: take the cards' defaults instead of tuning.
+        sampler: places the tuning trials: `quasi-random`, `random`, `tpe`, or `gp` (needs SciPy).
+        pruner: ends tuning trials that fall behind: `none`, `median`, `halving` or `hyperband`; what it saves is
+            reported, and not given back (see `downslope.referee.tuning`).
         target: the metric to reach instead of the workload's own; for one workload.
         folder: where the race is kept; by default `races/<workloads>-<fingerprint>`. The same call resumes it.
         storage: `postgresql://user@host/database`, where the race is kept for the workers of several machines; the
@@ -88,16 +93,18 @@ def race(
         >>> result = ds.race("fashion-mlp", methods=["adamw", "lion"], trials=4, seeds=5)
         >>> print(result)
     """
-    _check_numbers(trials=trials, seeds=seeds, budget=budget, protocol=protocol, seed=seed)
+    _check_numbers(trials=trials, seeds=seeds, budget=budget, seed=seed)
+    _check_tuning(self_tuning, sampler, pruner)
     listeners = [*open_loggers(loggers), *([] if events is None else [open_events(events)])]
     known = catalogue or _registry()
-    tuned = protocol == "external"
     loaded = [_load(item) for item in (workload if isinstance(workload, list | tuple) else [workload])]
     plan = Plan(
         workloads=_entries(loaded, budget, target),
-        methods=tuple(entrants(methods, known, tuned=tuned)),
-        protocol=protocol,
-        trials=trials if tuned else 0,
+        methods=tuple(entrants(methods, known, tuned=not self_tuning)),
+        self_tuning=self_tuning,
+        trials=0 if self_tuning else trials,
+        sampler=sampler,
+        pruner=pruner,
         seeds=seeds,
         budget=float(budget),
         seed=seed,
@@ -166,17 +173,18 @@ class _Worker:
         self.events.note(text)
 
     def _ready(self, task: str, done: frozenset[str]) -> bool:
-        """Seeds run when their method is tuned; the report when all trials are done."""
+        """A trial runs when those that decide it are done; the report when all are."""
         if task == REPORT:
             return len(done) == len(self.store.tasks)
-        prefix, phase, _ = task.rsplit("/", 2)
-        return phase == "tune" or all(f"{prefix}/tune/{i:03d}" in done for i in range(self.plan.trials))
+        return done.issuperset(waits_for(self.plan, self.store.tasks[task]))
 
     def _run(self, claim: Claim) -> None:
         task, entry = self.store.tasks[claim.task], self.plan.entry(self.store.tasks[claim.task].workload)
-        hyper = task.hyper
-        if hyper is None:
-            hyper = chosen(self.plan, self.store.records(), task.workload, task.label)
+        hyper, records = task.hyper, self.store.records() if waits_for(self.plan, task) else {}
+        if hyper is None and task.phase == "tune":
+            hyper = propose(self.plan, records, task)
+        elif hyper is None:
+            hyper = chosen(self.plan, records, task.workload, task.label)
         record = None if hyper is None else self.store.started(claim)
         if record is None and hyper is None:
             record = _never_ran(task.seed, entry, "it was not run: every tuning trial broke")
@@ -200,6 +208,7 @@ class _Worker:
                 steps=entry.steps,
                 target=entry.target,
                 goal=entry.goal,
+                bars=bars(self.plan, records, task),
                 progress=progress,
             )
         self.store.finish(claim, record)
@@ -293,17 +302,30 @@ def _entries(loaded: Sequence[tuple[Any, str]], budget: float, target: float | N
     return tuple(found)
 
 
-def _check_numbers(*, trials: int, seeds: int, budget: float, protocol: str, seed: int) -> None:
+def _check_numbers(*, trials: int, seeds: int, budget: float, seed: int) -> None:
     def refuse(name: str, rule: str, got: object) -> None:
         raise RaceError(f"race: {name} must be {rule}; got {got!r}.", bad_input=True)
 
-    if protocol not in PROTOCOLS:
-        refuse("protocol", "'external' (tuned) or 'self' (the card's defaults)", protocol)
     for name, value, least in (("trials", trials, 1), ("seeds", seeds, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             refuse(name, f"a whole number >= {least}", value)
     if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not 0 < float(budget) < math.inf:
         refuse("budget", "a finite number > 0 (a factor on the workload's steps)", budget)
+
+
+def _check_tuning(self_tuning: bool, sampler: str, pruner: str) -> None:
+    if not isinstance(self_tuning, bool):
+        raise RaceError(f"race: self_tuning must be True or False; got {self_tuning!r}.", bad_input=True)
+    for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+        if value not in known:
+            one_of = ", ".join(map(repr, known))
+            raise RaceError(f"race: {name} must be one of {one_of}; got {value!r}.", bad_input=True)
+        if self_tuning and value != known[0]:
+            raise RaceError(
+                f"race: {name} {value!r} is for tuning; leave it out with self_tuning, or leave out self_tuning.",
+                bad_input=True,
+            )
+    refuse_missing_sampler(sampler)
 
 
 def _registry() -> Catalogue:

@@ -8,7 +8,25 @@ from typing import Any, Protocol
 
 from downslope.referee.errors import RaceError
 
-__all__ = ["SUPPLIED", "Catalogue", "Recipe", "candidates", "entrants", "refuse_unmet_needs"]
+__all__ = [
+    "PRUNERS",
+    "SAMPLERS",
+    "SUPPLIED",
+    "Catalogue",
+    "Recipe",
+    "candidates",
+    "entrants",
+    "known_beforehand",
+    "refuse_unmet_needs",
+    "rounded",
+]
+
+SAMPLERS = ("quasi-random", "random", "tpe", "gp")
+"""How tuning trials are placed; the first two decide all of them beforehand, the others learn on the way."""
+PRUNERS = ("none", "median", "halving", "hyperband")
+"""What may end a tuning trial early (see `downslope.referee.tuning`)."""
+OPENING = 10
+"""The most trials that a learning sampler takes from the quasi-random sequence: as many as Optuna draws at random."""
 
 # What the trial loop can give to a method besides the gradient.
 SUPPLIED = frozenset({"loss", "closure", "previous_gradient", "curvature", "hvp"})
@@ -106,31 +124,44 @@ def _check_space(key: str, space: Mapping[str, Range]) -> None:
             )
 
 
-def candidates(space: Mapping[str, Range], count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` points of a search space from a scrambled Sobol sequence.
+def known_beforehand(sampler: str, trials: int, space: Mapping[str, Range]) -> int:
+    """How many of a method's tuning trials are decided before the race: of a learning sampler, the first half."""
+    learns = sampler in ("tpe", "gp") and bool(space)
+    return min((trials + 1) // 2, OPENING) if learns else trials
 
-    They depend on the space, the count and the seed alone, so every worker and every resumed race sees the same ones,
-    in whatever order they are run. (Optuna's quasi-random sampler numbers its points in the order of completion, takes
-    its first one at random and needs SciPy.) Two methods with the same space get the same points.
+
+def candidates(space: Mapping[str, Range], count: int, seed: int, *, even: bool = True) -> list[dict[str, Any]]:
+    """`count` points of a search space: of a scrambled Sobol sequence, or independent ones if not `even`.
+
+    They depend on the space and the seed alone, so every worker and every resumed race sees the same ones, in whatever
+    order they are run. (Optuna's quasi-random sampler numbers its points in the order of completion, takes its first
+    one at random and needs SciPy.) Two methods with the same space get the same points.
     """
+    import torch
     from torch.quasirandom import SobolEngine
 
     if not space:
         return [{} for _ in range(count)]
-    import torch
-
     names = sorted(space)
-    points = SobolEngine(len(names), scramble=True, seed=seed).draw(count, dtype=torch.float64).tolist()
-    return [{name: _place(space[name], u) for name, u in zip(names, point, strict=True)} for point in points]
+    if even:
+        points = SobolEngine(len(names), scramble=True, seed=seed).draw(count, dtype=torch.float64)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        points = torch.rand(count, len(names), dtype=torch.float64, generator=generator)
+    return [{name: _place(space[name], u) for name, u in zip(names, p, strict=True)} for p in points.tolist()]
 
 
 def _place(spread: Range, u: float) -> Any:
-    """The value at `u` in [0, 1) of one range; three digits are enough, and can be pasted."""
+    """The value at `u` in [0, 1) of one range."""
     kind, *values = spread
     if kind == "choice":
         return values[min(int(u * len(values)), len(values) - 1)]
     low, high = values
     if kind == "int":
         return min(low + int(u * (high - low + 1)), high)
-    value = low * (high / low) ** u if kind == "log" else low + u * (high - low)
+    return rounded(low * (high / low) ** u if kind == "log" else low + u * (high - low), low, high)
+
+
+def rounded(value: float, low: float, high: float) -> float:
+    """Three digits are enough, and can be pasted; never outside of its range."""
     return min(max(float(f"{value:.3g}"), low), high)

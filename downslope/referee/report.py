@@ -148,12 +148,13 @@ def _failures(w: Mapping[str, Any]) -> str:
 def _what_ran(content: Mapping[str, Any]) -> str:
     plan, test = content["plan"], content["test"]
     tuned = (
-        f"{_count(plan['trials'], 'quasi-random trial')} per method in the search space of its card, the best by "
-        f"steps to target, then {_count(plan['seeds'], 'fresh seed')} at that point"
+        f"{_count(plan['trials'], 'trial')} per method in the search space of its card (sampler {plan['sampler']}, "
+        f"pruner {plan['pruner']}), the best by steps to target, then {_count(plan['seeds'], 'fresh seed')} at that "
+        "point"
         if plan["trials"]
         else f"the defaults of each method's card, {_count(plan['seeds'], 'seed')}"
     )
-    facts = {"protocol": f"{plan['protocol']}: {tuned}", "race seed": plan["seed"]}
+    facts = {"tuning": tuned, "race seed": plan["seed"]}
     facts |= {k.replace("_", " "): v for k, v in content["machine"].items() if v is not None}
     spaces = "\n".join(
         f"{m['label']}: " + (", ".join(f"{k} {tuple(v)}" for k, v in m["space"].items()) or "nothing is tuned")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,7 @@ from downslope.referee.survival import median_interval, restricted_mean_interval
 from downslope.referee.timing import seconds_per_step
 from downslope.referee.translate import score
 from downslope.referee.trial import Record
+from downslope.referee.tuning import cost, in_any_order
 
 __all__ = ["Standing", "chosen", "standings"]
 
@@ -24,7 +26,8 @@ class Standing:
 
     `arrivals` are the steps to the target of the judging runs, infinite for a miss; the target was looked for every
     `grid` steps. `tuned` is None where every tuning trial broke, so that there was nothing to run. `best_after` holds
-    the median of the best steps to target found after 1, 2, … trials, with its interval.
+    the median of the best steps to target found after 1, 2, … trials, with its interval; where trials were placed or cut
+    by those before them, the best so far in their order.
     """
 
     label: str
@@ -43,6 +46,7 @@ class Standing:
     state_bytes: int | None
     tuning: tuple[float, ...]
     best_after: tuple[Estimate, ...]
+    tuning_cost: dict[str, int]
     failures: tuple[str, ...]
     manifest: str | None
     grid: int = 1
@@ -126,7 +130,8 @@ def _standing(
         memory=memory.get(label),
         state_bytes=next((r.state_bytes for r in runs if r.state_bytes is not None), None),
         tuning=tuple(scores),
-        best_after=tuple(best_after(scores)),
+        best_after=tuple(best_after(scores) if in_any_order(plan) else _running_best(scores)),
+        tuning_cost=cost(tries),
         failures=_failures(entry.name, label, tries, runs),
         manifest=next((r.manifest for r in runs if r.manifest is not None), None),
         grid=entry.evaluate_every,
@@ -135,6 +140,11 @@ def _standing(
 
 def _censored(value: float, record: Record) -> float:
     return value if record.steps_to_target is not None else math.inf
+
+
+def _running_best(scores: Sequence[float]) -> list[Estimate]:
+    """The best score after each trial where the order of trials means something: one observation, without interval."""
+    return [Estimate(best, best, best, 0.0) for best in accumulate(scores, min)]
 
 
 def _failures(workload: str, label: str, tries: Sequence[Record], runs: Sequence[Record]) -> tuple[str, ...]:

@@ -24,8 +24,10 @@ def score(record: Record, *, target: float, goal: str) -> float:
 
 
 def state_of(record: Record) -> TrialState:
-    """A trial that broke has failed in Optuna's words."""
-    return TrialState.COMPLETE if record.cause is None else TrialState.FAIL
+    """In Optuna's words a trial that broke has failed, and one that was ended early is pruned."""
+    if record.cause is not None:
+        return TrialState.FAIL
+    return TrialState.COMPLETE if record.cut is None else TrialState.PRUNED
 
 
 def plain(value: Any) -> Any:

@@ -57,7 +57,8 @@ class Record:
     """What one trial did.
 
     `steps_to_target` is None where the target was not reached within `budget` steps. `cause` says, for a trial that
-    broke, what became non-finite, at which step and in which parameter; such a trial never reaches its target.
+    broke, what became non-finite, at which step and in which parameter; such a trial never reaches its target. `cut` is
+    the step at which a pruner ended a tuning trial.
     """
 
     hyper: dict[str, Any]
@@ -69,6 +70,7 @@ class Record:
     seconds: float
     curve: tuple[Point, ...]
     cause: str | None = None
+    cut: int | None = None
     state_bytes: int | None = None
     manifest: str | None = None
 
@@ -110,6 +112,7 @@ def run_trial(
     target: float,
     goal: str,
     stop_at_target: bool = True,
+    bars: Mapping[int, float] | None = None,
     progress: Progress = lambda step, metric: None,
 ) -> Record:
     """Train for at most `steps` steps and evaluate every `workload.evaluate_every`.
@@ -123,12 +126,13 @@ def run_trial(
         target: the metric to reach.
         goal: `"min"` or `"max"`.
         stop_at_target: end at the first evaluation that reaches the target.
+        bars: the best metric that a trial must have had by an evaluation, by step; one that falls short is cut there.
         progress: told about every step.
 
     Returns:
         The record; a trial that broke is a record with a cause, never an exception.
     """
-    at, opt, cause, reached_at = _Run([], []), None, None, None
+    at, opt, cause, reached_at, cut = _Run([], []), None, None, None, None
     with own_randomness():
         _seed_everything(seed)
         try:
@@ -136,7 +140,7 @@ def run_trial(
             opt = make(model, **hyper)
             batches = _endless(workload.train)
             reached_at = _evaluate(workload, model, opt, at, target, goal)
-            while at.step < steps and not (stop_at_target and reached_at is not None):
+            while at.step < steps and not (stop_at_target and reached_at is not None) and cut is None:
                 batch = next(batches)
                 start = time.perf_counter()
                 at.step += 1
@@ -145,6 +149,8 @@ def run_trial(
                 due = at.step % workload.evaluate_every == 0 or at.step == steps
                 reached_now = _evaluate(workload, model, opt, at, target, goal) if due else None
                 reached_at = reached_at if reached_at is not None else reached_now
+                if due and bars and at.step in bars and reached_at is None and _falls_short(at, bars[at.step], goal):
+                    cut = at.step
                 progress(at.step, at.curve[-1].metric if due else None)
         except RaceError:
             raise
@@ -164,6 +170,7 @@ def run_trial(
         seconds=at.seconds,
         curve=tuple(at.curve),
         cause=cause,
+        cut=cut,
         state_bytes=None if manifest is None else int(manifest.state_bytes),
         manifest=None if manifest is None else str(manifest),
     )
@@ -241,6 +248,12 @@ def _evaluate(workload: Trainable, model: nn.Module, opt: Any, at: _Run, target:
     at.losses.clear()
     at.curve.append(Point(at.step, loss, metric, at.seconds))
     return at.step if (metric >= target if goal == "max" else metric <= target) else None
+
+
+def _falls_short(at: _Run, bar: float, goal: str) -> bool:
+    """Whether the best metric so far is worse than the bar."""
+    metrics = [point.metric for point in at.curve]
+    return max(metrics) < bar if goal == "max" else min(metrics) > bar
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:

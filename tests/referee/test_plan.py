@@ -24,7 +24,7 @@ def plan(**changes: Any) -> Plan:
     )
     methods = tuple(entrants(["adamw", "sgd"], _registry, tuned=True))
     settings: dict[str, Any] = {
-        "workloads": (entry,), "methods": methods, "protocol": "external", "trials": 4, "seeds": 2, "budget": 1.0,
+        "workloads": (entry,), "methods": methods, "trials": 4, "seeds": 2, "budget": 1.0,
         "seed": 0, "version": "1", "threads": 1,
     }  # fmt: skip
     return Plan(**settings | changes)

@@ -214,9 +214,9 @@ def test_a_method_that_diverges_loses_and_the_race_goes_on(toy: Workload, tmp_pa
     assert "every tuning trial broke" in page
 
 
-def test_protocol_self_takes_the_defaults_of_the_cards(toy: Workload, tmp_path: Path):
+def test_self_tuning_takes_the_defaults_of_the_cards(toy: Workload, tmp_path: Path):
     slow = replace(toy, target=0.5)
-    result = race(slow, methods=["adamw", "sgd"], seeds=2, protocol="self", folder=tmp_path / "race", quiet=True)
+    result = race(slow, methods=["adamw", "sgd"], seeds=2, self_tuning=True, folder=tmp_path / "race", quiet=True)
     tasks = {t["task"]: t for t in result.content["workloads"][0]["trials"]}
     assert len(tasks) == 4
     assert all(t["hyper"] == {} for t in tasks.values())
@@ -274,7 +274,10 @@ def test_budget_and_target_change_the_plan(toy: Workload, tmp_path: Path, small:
         ({"seeds": 2.5}, r"race: seeds must be a whole number >= 1; got 2\.5\."),
         ({"budget": math.nan}, r"race: budget must be a finite number > 0 .*; got nan\."),
         ({"budget": -1}, r"race: budget must be a finite number > 0"),
-        ({"protocol": "extern"}, "race: protocol must be 'external' .* or 'self'"),
+        ({"self_tuning": "yes"}, "race: self_tuning must be True or False; got 'yes'"),
+        ({"sampler": "sobol"}, "race: sampler must be one of 'quasi-random', 'random', 'tpe', 'gp'; got 'sobol'"),
+        ({"pruner": "asha"}, "race: pruner must be one of 'none', 'median', 'halving', 'hyperband'; got 'asha'"),
+        ({"self_tuning": True, "pruner": "median"}, "race: pruner 'median' is for tuning; leave it out with self_tun"),
         ({"target": math.inf}, r"race: target must be a finite number; got inf\."),
         ({"methods": []}, "race: methods must name at least one method"),
         (

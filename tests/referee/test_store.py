@@ -29,7 +29,7 @@ def plan(**changes: Any) -> Plan:
         name="toy", source="", digest="", metric_name="acc", goal="max", target=0.5, steps=100, evaluate_every=10
     )
     settings: dict[str, Any] = {
-        "workloads": (entry,), "methods": tuple(entrants(["sgd"], _registry, tuned=True)), "protocol": "external",
+        "workloads": (entry,), "methods": tuple(entrants(["sgd"], _registry, tuned=True)), 
         "trials": 2, "seeds": 1, "budget": 1.0, "seed": 0, "version": "1", "threads": 1,
     }  # fmt: skip
     return Plan(**settings | changes)
