@@ -110,6 +110,7 @@ from downslope.schedule.schedule import Schedule as Schedule
 from downslope.schedule.sgdr import CosineWarmRestarts as CosineWarmRestarts
 from downslope.schedule.wsd import WSD as WSD
 from downslope.schedule.wsd import WSDS as WSDS
+from downslope.search.hyperband import hyperband as hyperband
 from downslope.tunefree.d_adaptation import DAdaptAdam as DAdaptAdam
 from downslope.tunefree.d_adaptation import ScaleByDAdaptAdam as ScaleByDAdaptAdam
 from downslope.tunefree.d_adaptation_sgd import DAdaptSGD as DAdaptSGD
