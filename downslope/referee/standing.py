@@ -26,8 +26,8 @@ class Standing:
 
     `arrivals` are the steps to the target of the judging runs, infinite for a miss; the target was looked for every
     `grid` steps. `tuned` is None where every tuning trial broke, so that there was nothing to run. `best_after` holds
-    the median of the best steps to target found after 1, 2, … trials, with its interval; where trials were placed or cut
-    by those before them, the best so far in their order.
+    the median of the best steps to target found after 1, 2, … trials, with its interval; where trials were placed or
+    cut by those before them, the best so far in their order.
     """
 
     label: str

@@ -47,8 +47,8 @@ CARD = Card(
     defaults="eta=3: the paper recommends 3 or 4",
     claim="over an order of magnitude faster than its competitors (Bayesian optimisation) on deep learning and kernel "
     "problems",
-    evidence="the brackets of the paper's algorithm and of its table for R=81 and eta=3; rounds and survivors equal the "
-    "authors' code. The claim is not tested here",
+    evidence="the brackets of the paper's algorithm and of its table for R=81 and eta=3; rounds and survivors equal "
+    "the authors' code. The claim is not tested here",
     status="proved",
     ready=False,
 )
