@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 import downslope as ds
 from downslope.search.hyperband import brackets, halve, hyperband
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 # JMLR 18 (2018), table 1, R=81 and eta=3: (n_i, r_i) by bracket.
 TABLE = {
@@ -87,6 +91,27 @@ def test_it_finds_more_with_the_same_resource_where_early_losses_tell():
         at_random = min(loss(h, 81) for h in draws[: round(found.resource / 81)])
         better += found.loss < at_random
     assert better >= 15
+
+
+@pytest.mark.parametrize("case", ["eta 3", "eta 4"])
+def test_rounds_and_survivors_are_those_of_the_authors_code(case: str):
+    recorded = json.loads((FIXTURES / "hyperband.json").read_text())["cases"][case]
+    R, eta = recorded["settings"]["R"], recorded["settings"]["eta"]
+
+    def loss(k: int, resource: float) -> float:
+        return 1 - (k * 0.6180339887498949 % 1) + (k * 0.7548776662466927 % 1) / resource
+
+    brackets_run = 0
+    for _, evaluations in itertools.groupby(recorded["evaluations"], key=lambda e: e[0]):
+        theirs = [(k, r) for _, k, r in evaluations]
+        first = [k for k, r in theirs if r == theirs[0][1]]
+        lengths = sorted({r for _, r in theirs})
+        assert lengths[-1] == R
+        rounds = [(len(first) // eta**i, float(r)) for i, r in enumerate(lengths)]
+        ours = halve(first, loss, rounds, eta)
+        assert [(e.config, e.resource) for e in ours] == theirs
+        brackets_run += 1
+    assert brackets_run == 5
 
 
 @pytest.mark.parametrize(
