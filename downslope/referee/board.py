@@ -14,8 +14,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from downslope.referee.plan import Entry, Plan, Task
-from downslope.referee.survival import median_interval
 from downslope.referee.store import REPORT, Claim
+from downslope.referee.survival import median_interval
 from downslope.referee.trial import Record
 
 __all__ = ["Board", "duration"]

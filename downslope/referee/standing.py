@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from statistics import median
 from typing import Any
@@ -46,10 +46,10 @@ class Standing:
     state_bytes: int | None
     tuning: tuple[float, ...]
     best_after: tuple[Estimate, ...]
-    tuning_cost: dict[str, int]
     failures: tuple[str, ...]
     manifest: str | None
     grid: int = 1
+    tuning_cost: dict[str, int] = field(default_factory=dict)
 
     @property
     def hits(self) -> int:
