@@ -225,7 +225,8 @@ def _line(task: Task, record: Record) -> str:
     if record.steps_to_target is not None:
         return f"{what}: target at step {record.steps_to_target} ({record.seconds:.1f} s)"
     best = "nothing" if record.best_metric is None else f"{record.best_metric:.4g}"
-    return f"{what}: missed the target in {record.steps} steps, best {best} ({record.seconds:.1f} s)"
+    ended = f"missed the target in {record.steps} steps" if record.cut is None else f"cut at step {record.cut}"
+    return f"{what}: {ended}, best {best} ({record.seconds:.1f} s)"
 
 
 def duration(seconds: float) -> str:

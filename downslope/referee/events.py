@@ -7,7 +7,7 @@ An event is a dict that JSON can hold. Each has `event` (its name), `time` (seco
 | `race_started` | `folder`, `name`, `workloads` (name, metric_name, goal, target, steps), `methods`, `trials`, `seeds`, `done`, `total` |
 | `trial_started` | the trial's keys, `seed`, `hyper` |
 | `point` | the trial's keys, `step`, `metric` |
-| `trial_finished` | the trial's keys, `seed`, `hyper`, `steps`, `steps_to_target`, `best_metric`, `seconds`, `cause`, `curve` |
+| `trial_finished` | the trial's keys, `seed`, `hyper`, `steps`, `steps_to_target`, `best_metric`, `seconds`, `cut`, `cause`, `curve` |
 | `note` | `text`: what goes on besides trials |
 | `verdict` | `verdict`, `winner`, `decided`, `report`, `standings` (workload, method, hits, runs, steps, time, tuned) |
 | `race_stopped` | `reason`, instead of a verdict: an error's sentence, or `KeyboardInterrupt` |
@@ -115,7 +115,7 @@ class Events:
     def trial_finished(self, task: Task, record: Record) -> None:
         """A trial of this process has ended, or was not run (`cause` says why)."""
         facts = record.to_json()
-        kept = ("seed", "hyper", "steps", "steps_to_target", "best_metric", "seconds", "cause")
+        kept = ("seed", "hyper", "steps", "steps_to_target", "best_metric", "seconds", "cut", "cause")
         curve = list(facts["curve"])
         self.emit("trial_finished", **_keys(task), **{name: facts[name] for name in kept}, curve=curve)
 

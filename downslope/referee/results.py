@@ -176,7 +176,7 @@ def _table(content: Mapping[str, Any]) -> str:
     hyper = sorted({name for t in trials for name in t["hyper"]})
     out = io.StringIO()
     writer = csv.writer(out)
-    fixed = ["steps", "budget", "steps_to_target", "best_metric", "seconds", "state_bytes", "cause"]
+    fixed = ["steps", "budget", "steps_to_target", "best_metric", "seconds", "state_bytes", "cut", "cause"]
     writer.writerow(["workload", "method", "phase", "index", "seed", *fixed, *hyper])
     for t in trials:
         workload, label, phase, index = t["task"].split("/")

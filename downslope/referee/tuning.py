@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -171,6 +172,7 @@ def _rivals(pruner: str, index: int) -> list[int]:
     return list(range(index))
 
 
+@cache
 def _bracket(index: int) -> int:
     """The bracket of a trial: dealt one by one, always to the one furthest behind its share."""
     sizes = [rounds[0][0] for rounds in ROUNDS]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import downslope as ds
 
-R, ETA, BATCH, DRAWS = 81, 3, 64, 75
+R, ETA, BATCH, DRAWS = 81, 3, 250, 75
 LOOKS = (1, 3, 9, 27, 81)
 
 

@@ -20,6 +20,7 @@ import pytest
 from downslope import _registry
 from downslope.referee import RaceError, Recipe, Workload, protocol, race
 from downslope.referee import tuning as tuning_module
+from downslope.referee.board import _line
 from downslope.referee.plan import Entry, Plan, Task
 from downslope.referee.recipe import candidates, entrants, known_beforehand
 from downslope.referee.standing import standings
@@ -292,6 +293,11 @@ def test_a_trial_below_its_bar_is_cut_there(toy: Workload):
     assert [p.metric for p in cut.curve] == [p.metric for p in whole.curve[:4]]
     assert run(bars={9: 2.0}, target=at_nine).cut is None  # it is at the target by then
     assert Record.from_json(json.loads(json.dumps(cut.to_json()))) == cut
+
+
+def test_people_are_told_that_a_trial_was_cut():
+    p = plan()
+    assert _line(task(p, 3), ran([0.1, 0.2], cut=5)) == "toy sgd tuning trial 4: cut at step 5, best 0.2 (0.0 s)"
 
 
 def test_what_tuning_cost_is_counted():
