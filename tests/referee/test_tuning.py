@@ -359,14 +359,18 @@ def test_stopped_resumed_or_shared_it_is_the_same_race(whole: Path, tmp_path: Pa
         "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": Path(__file__).parents[2],
     }  # fmt: skip
     one, two = subprocess.Popen(command, **quiet), subprocess.Popen(command, **quiet)
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("trials/*/*/tune/*.json"))) < 7:
-        assert one.poll() is None, "the race ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    one.send_signal(signal.SIGKILL)
-    assert two.wait(timeout=60) == 0
-    one.wait()
+    try:
+        deadline = time.monotonic() + 240
+        while len(list(folder.glob("trials/*/*/tune/*.json"))) < 7:
+            assert one.poll() is None, "the race ended too early"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        one.send_signal(signal.SIGKILL)
+        assert two.wait(timeout=240) == 0
+    finally:
+        for process in (one, two):
+            process.kill()
+            process.wait()
     assert trials(folder) == trials(whole)
 
 
