@@ -36,7 +36,7 @@ class Source:
             for i in range(plan_of)
         )  # fmt: skip
         self.plan = Plan(
-            workloads=entries, methods=tuple(Recipe(m, m) for m in METHODS), protocol="external", trials=2, seeds=3,
+            workloads=entries, methods=tuple(Recipe(m, m) for m in METHODS), trials=2, seeds=3,
             budget=1.0, seed=0, version="0", threads=1,
         )  # fmt: skip
         self.tasks: dict[str, Task] = {t.key: t for t in self.plan.tasks()}
