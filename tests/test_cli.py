@@ -53,6 +53,12 @@ def test_find_and_show():
         (["race", str(TOY), "--methods", "sgdd"], "There is no method 'sgdd'; did you mean 'sgd'?"),
         (["race", str(TOY), "--methods", ","], "methods must name at least one method"),
         (["race", str(TOY), "--methods", "sgd", "--trials", "0"], "trials must be a whole number >= 1; got 0."),
+        (
+            ["race", str(TOY), "--methods", "sgd", "--sampler", "sobol"],
+            "sampler must be one of 'quasi-random', 'random'",
+        ),
+        (["race", str(TOY), "--methods", "sgd", "--pruner", "median", "--trials", "3"], "can cut none of 3 trials"),
+        (["race", str(TOY), "--methods", "sgd", "--self-tuning", "--pruner", "median"], "is for tuning; leave it out"),
         (["race", str(TOY), "--methods", "sgd", "--budget", "nan"], "budget must be a finite number > 0"),
         (["race", str(TOY), "--methods", "sgd", "--folder", f"{TOY}/x"], "cannot write in"),
         (["report", "no-such-folder"], "no-such-folder holds no race"),

@@ -33,7 +33,7 @@ from downslope.referee.standing import chosen
 from downslope.referee.store import DEATHS, REPORT, Claim, Store, TakenOver
 from downslope.referee.timing import Runner, measure_seconds
 from downslope.referee.trial import Record, own_randomness, run_trial
-from downslope.referee.tuning import bars, propose, refuse_missing_sampler, waits_for
+from downslope.referee.tuning import bars, propose, refuse_idle_pruner, refuse_missing_sampler, waits_for
 
 __all__ = ["race"]
 
@@ -111,6 +111,7 @@ def race(
         version=_version(),
         threads=torch.get_num_threads(),
     )
+    refuse_idle_pruner(plan)
     for item, _ in loaded:
         entry = plan.entry(item.name)
         check_methods(plan, known, item.name, check_workload(item, entry.target, entry.goal))

@@ -25,13 +25,13 @@ from typing import Any
 import optuna
 
 from downslope.referee.errors import RaceError
-from downslope.referee.plan import Plan, Task, derive_seed
+from downslope.referee.plan import Entry, Plan, Task, derive_seed, tuples
 from downslope.referee.recipe import Range, rounded
 from downslope.referee.translate import distribution, plain, score
 from downslope.referee.trial import Record
 from downslope.search.hyperband import brackets
 
-__all__ = ["bars", "cost", "in_any_order", "propose", "refuse_missing_sampler", "waits_for"]
+__all__ = ["bars", "cost", "in_any_order", "propose", "refuse_idle_pruner", "refuse_missing_sampler", "waits_for"]
 
 ETA = 3
 """A rung keeps the best third."""
@@ -86,7 +86,7 @@ def propose(plan: Plan, records: Mapping[str, Record], task: Task) -> dict[str, 
     that the records do not say. A trial that missed, broke or was cut is told to it as its score.
     """
     recipe, entry = next(m for m in plan.methods if m.label == task.label), plan.entry(task.workload)
-    space = recipe.space or {}
+    space = tuples(dict(recipe.space or {}))
     ranges = {name: distribution(space[name]) for name in sorted(space)}
     study = optuna.create_study(sampler=_sampler(plan, task))
     for key in waits_for(plan, task):
@@ -117,6 +117,24 @@ def _value(spread: Range, proposed: Any) -> Any:
 
 
 # ----------------------------------------------------------------- pruners
+
+
+def refuse_idle_pruner(plan: Plan) -> None:
+    """Refuse a pruner that could never cut a trial, before anything runs."""
+    for entry in plan.workloads:
+        if plan.pruner != "none" and not any(_may_be_cut(plan, entry, i) for i in range(plan.trials)):
+            raise RaceError(
+                f"race: pruner {plan.pruner!r} can cut none of {plan.trials} trials on workload {entry.name!r}, which "
+                f"is evaluated every {entry.evaluate_every} of {entry.steps} steps; give more trials, evaluate more "
+                f"often, or leave it out.",
+                bad_input=True,
+            )
+
+
+def _may_be_cut(plan: Plan, entry: Entry, index: int) -> bool:
+    rivals = len(_rivals(plan.pruner, index))
+    enough = rivals >= (RUN_OUT if plan.pruner == "median" else 1)
+    return enough and bool(_rungs(plan.pruner, index, entry.steps, entry.evaluate_every))
 
 
 def bars(plan: Plan, records: Mapping[str, Record], task: Task) -> dict[int, float]:

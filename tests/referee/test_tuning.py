@@ -26,7 +26,7 @@ from downslope.referee.recipe import candidates, entrants, known_beforehand
 from downslope.referee.standing import standings
 from downslope.referee.translate import score
 from downslope.referee.trial import Point, Record, run_trial
-from downslope.referee.tuning import bars, cost, in_any_order, propose, waits_for
+from downslope.referee.tuning import bars, cost, in_any_order, propose, refuse_idle_pruner, waits_for
 
 SPACE = {
     "lr": ("log", 1e-4, 1.0),
@@ -276,6 +276,26 @@ def test_bars_of_a_metric_that_falls_are_upper_ones():
     p = plan(pruner="halving")
     p = replace(p, workloads=(replace(p.workloads[0], goal="min", target=0.01),))
     assert bars(p, keyed([ran([0.8, 0.7, 0.6, 0.65] * 5)]), task(p, 1)) == {10: 0.6, 30: 0.6}
+
+
+@pytest.mark.parametrize(
+    ("pruner", "trials", "every"),
+    [("median", 4, EVERY), ("halving", 1, EVERY), ("hyperband", 2, EVERY), ("halving", 9, STEPS)],
+)
+def test_a_pruner_that_could_never_cut_is_refused(pruner: str, trials: int, every: int):
+    p = plan(pruner=pruner, trials=trials)
+    p = replace(p, workloads=(replace(p.workloads[0], evaluate_every=every),))
+    with pytest.raises(RaceError, match=f"pruner '{pruner}' can cut none of {trials} trials on workload 'toy'"):
+        refuse_idle_pruner(p)
+    refuse_idle_pruner(plan(pruner=pruner, trials=5))
+    refuse_idle_pruner(replace(p, pruner="none"))
+
+
+def test_ranges_given_as_lists_are_those_that_records_have():
+    p = plan(methods=[Recipe("sgd", space={"betas": ("choice", [0.9, 0.99], [0.9, 0.999])})], sampler="tpe", trials=4)
+    records = [ran([0.1, 0.2 + i / 10], json.loads(json.dumps(task(p, i).hyper))) for i in range(2)]
+    read = [Record.from_json(r.to_json()) for r in records]
+    assert propose(p, keyed(read), task(p, 2))["betas"] in ((0.9, 0.99), (0.9, 0.999))
 
 
 def test_a_trial_below_its_bar_is_cut_there(toy: Workload):
