@@ -215,14 +215,11 @@ def _print_json(event: dict[str, object]) -> None:
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a finished race.")]) -> None:
-    """Rebuild the report of a race from what is stored."""
+    """Rebuild the report of a race from its folder; nothing in the folder is executed."""
     with _one_sentence():
-        from downslope.referee.plan import read_plan
-        from downslope.referee.results import write
-        from downslope.referee.store import Store
+        from downslope.referee.stored import rebuild
 
-        with Store(folder, read_plan(folder)) as store:
-            typer.echo(str(write(store)))
+        typer.echo(str(rebuild(folder)))
 
 
 @app.command()

@@ -9,6 +9,7 @@ import os
 import signal
 import sqlite3
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,9 @@ def make_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole: a reader, or the next process after a crash, sees the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:  # never through a link that somebody left there
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -114,7 +115,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RaceError(f"cannot read {path} ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RaceError(
             f"{path} is damaged ({error}); restore it from a copy, or move it away and run the command that started "
             f"the race: stored trials are kept."

@@ -13,6 +13,7 @@ from downslope.referee.errors import RaceError
 from downslope.referee.files import read_json, write_json
 from downslope.referee.plan import Plan, Task, read_plan
 from downslope.referee.trial import Record
+from downslope.referee.trust import check_fields
 
 __all__ = ["Files", "Home", "agree", "record_text"]
 
@@ -88,9 +89,14 @@ class Files:
             return None
         try:
             content = read_json(path)
-            return Record.from_json(content["record"]) if content["race"] == self.race else None
-        except (RaceError, KeyError, TypeError, AttributeError):
+            if content["race"] != self.race:
+                return None
+            record = Record.from_json(content["record"])
+            for part in (record, *record.curve):
+                check_fields(part)
+        except (RaceError, KeyError, TypeError, AttributeError, ValueError):
             return None
+        return record
 
     def keep(self, name: str, content: Any) -> None:
         """Write a measurement's file."""

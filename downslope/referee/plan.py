@@ -12,6 +12,7 @@ from typing import Any
 from downslope.referee.errors import RaceError
 from downslope.referee.files import read_json
 from downslope.referee.recipe import Recipe, candidates, known_beforehand
+from downslope.referee.trust import check_fields, check_names, check_size
 
 __all__ = ["Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan"]
 
@@ -175,12 +176,16 @@ def read_plan(folder: Path) -> Plan:
 
 
 def plan_from(content: Mapping[str, Any]) -> Plan:
-    """A plan from its JSON."""
+    """A plan from its JSON, which may come from a stranger.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: what is wrong with it.
+    """
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
     rest = {f.name: content[f.name] for f in fields(Plan) if f.name not in ("workloads", "methods")}
     known = {f.name for f in fields(Entry)}
-    return Plan(
+    plan = Plan(
         workloads=tuple(Entry(**{k: v for k, v in w.items() if k in known}) for w in content["workloads"]),
         methods=tuple(
             Recipe(m["method"], m["label"], tuples(m["fixed"]), {k: tuple(tuples(v)) for k, v in m["space"].items()})
@@ -188,6 +193,11 @@ def plan_from(content: Mapping[str, Any]) -> Plan:
         ),
         **rest,
     )
+    for part in (plan, *plan.workloads):
+        check_fields(part)
+    check_names([*(w.name for w in plan.workloads), *(m.label for m in plan.methods)])
+    check_size(len(plan.workloads), len(plan.methods), plan.trials, plan.seeds)
+    return plan
 
 
 def tuples(value: Any) -> Any:

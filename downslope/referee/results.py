@@ -18,7 +18,7 @@ from downslope.referee.files import guard, write_json, write_text
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.raceprofile import race_profile
 from downslope.referee.standing import Standing, standings
-from downslope.referee.store import Store
+from downslope.referee.stored import Kept
 from downslope.referee.survival import waiting_curve
 from downslope.referee.trial import Record
 from downslope.referee.verdict import LEVEL, TEST, TIMING_FLOOR, TIMING_SHARE, judge
@@ -66,12 +66,12 @@ class Result:
         return "\n".join([*parts, f"Report: {self.report}"])
 
 
-def load(store: Store) -> Result:
+def load(store: Kept) -> Result:
     """The result of a finished race."""
     return Result(store.folder, json.loads(json.dumps(build(store), allow_nan=False)))
 
 
-def write(store: Store) -> Result:
+def write(store: Kept) -> Result:
     """Write `results.json`, `results.csv`, `report.html` and `curves.svg` into the folder of a finished race."""
     result = load(store)
     with guard(store.folder):
@@ -81,7 +81,7 @@ def write(store: Store) -> Result:
     return result
 
 
-def build(store: Store) -> dict[str, Any]:
+def build(store: Kept) -> dict[str, Any]:
     """The whole document."""
     plan, records = store.plan, store.records()
     missing = len(store.tasks) - len(records)
