@@ -1,7 +1,8 @@
 """The referee: races training methods on a workload under one protocol and says what the evidence supports.
 
 `race(workload, methods=[...])` is the whole of it; `Workload` describes what is trained, `Recipe` a method under a name
-of its own. Names are loaded at first use.
+of its own; `from_module`, `from_trainer` and `from_lightning` make a workload of a module, of a Hugging Face `Trainer`
+and of a Lightning module. Names are loaded at first use.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from downslope.referee.adapters.huggingface import from_trainer
+    from downslope.referee.adapters.lightning import from_lightning
+    from downslope.referee.adapters.module import from_module
     from downslope.referee.errors import RaceError
     from downslope.referee.profiles import Profile, profile
     from downslope.referee.protocol import race
@@ -17,7 +21,19 @@ if TYPE_CHECKING:
     from downslope.referee.results import Result
     from downslope.referee.workload import Workload, load_workload
 
-__all__ = ["Profile", "RaceError", "Recipe", "Result", "Workload", "load_workload", "profile", "race"]
+__all__ = [
+    "Profile",
+    "RaceError",
+    "Recipe",
+    "Result",
+    "Workload",
+    "from_lightning",
+    "from_module",
+    "from_trainer",
+    "load_workload",
+    "profile",
+    "race",
+]
 
 _HOMES = {
     "Profile": "profiles",
@@ -25,6 +41,9 @@ _HOMES = {
     "Recipe": "recipe",
     "Result": "results",
     "Workload": "workload",
+    "from_lightning": "adapters.lightning",
+    "from_module": "adapters.module",
+    "from_trainer": "adapters.huggingface",
     "load_workload": "workload",
     "profile": "profiles",
     "race": "protocol",
