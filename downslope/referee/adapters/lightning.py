@@ -70,8 +70,8 @@ def from_lightning(
     train, validation = _loaders(datamodule, train, validation)
     build = fresh_models(module, keep_weights=keep_weights)
     cls: Any = module if isinstance(module, type) else type(module) if isinstance(module, nn.Module) else None
-    if cls is not None and issubclass(cls, nn.Module):
-        _check(cls)
+    if cls is not None:
+        _check_once(cls)
     if goal is None and not monitor.endswith("loss"):
         raise _wrong(f"whether a larger {monitor!r} is better is not known; give `goal`, 'min' or 'max'")
     if steps is None:
@@ -83,7 +83,7 @@ def from_lightning(
 
     def model() -> nn.Module:
         new: Any = build()
-        _check(type(new))
+        _check_once(type(new))
         if not new.automatic_optimization:
             raise _wrong("the module steps its optimizers by hand (automatic_optimization is False); a race does it")
         new.log = _ignore  # a training step has no Trainer to log to
@@ -119,9 +119,8 @@ def _loaders(datamodule: Any, train: Any, validation: Any) -> tuple[Iterable[Any
     return train, validation
 
 
-@functools.cache
 def _check(cls: Any) -> None:
-    """Refuse, once, a class that is no Lightning module or changes training in ways that a race would leave out."""
+    """Refuse a class that is no Lightning module or changes training in ways that a race would leave out."""
     base = next((c for c in cls.__mro__ if c.__name__ == "LightningModule"), None)
     if base is None:
         raise _wrong(f"{cls.__name__} is no LightningModule; from_module takes any other torch.nn.Module")
@@ -134,6 +133,9 @@ def _check(cls: Any) -> None:
     if ignored := own(NOT_CALLED):
         text = f"from_lightning: a race does not call {' and '.join(ignored)} of {cls.__name__}."
         warnings.warn(text, stacklevel=4)
+
+
+_check_once: Callable[[Any], None] = functools.cache(_check)
 
 
 def _loss(model: Any, batch: Any) -> Tensor:
