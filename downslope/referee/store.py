@@ -19,8 +19,9 @@ from sqlalchemy import Connection, select, update
 from downslope.referee.errors import RaceError
 from downslope.referee.folder import FolderHome
 from downslope.referee.home import Home, record_text
-from downslope.referee.plan import Plan
+from downslope.referee.plan import Plan, Task
 from downslope.referee.schema import REPORT, TASKS, Claim, read_claims, swap
+from downslope.referee.thinning import thinned
 from downslope.referee.trial import Record
 
 __all__ = ["DEATHS", "REPORT", "Claim", "Store", "TakenOver"]
@@ -138,6 +139,8 @@ class Store:
             TakenOver: if the task is no longer this worker's; nothing is stored then.
         """
         task = self.tasks.get(claim.task)
+        if task is not None and record is not None:
+            record = self._bounded(task, record)
         text = None if record is None else record_text(record)
 
         def store(connection: Connection) -> bool:
@@ -152,6 +155,11 @@ class Store:
             self._home.mirror(task, record)
         elif record is None:
             self._complete_mirror()
+
+    def _bounded(self, task: Task, record: Record) -> Record:
+        """What is kept of a record: a curve of bounded length; the manifest, which is long, once for each seed."""
+        kept = thinned(record, goal=self.plan.entry(task.workload).goal)
+        return kept if task.phase == "seed" else replace(kept, manifest=None)
 
     def _complete_mirror(self) -> None:
         """A worker that died just after it had stored a trial has not shown it in Optuna's tables."""

@@ -1,4 +1,4 @@
-"""A race's folder from a stranger: its report executes nothing, leaves nothing elsewhere, and a forged file is refused."""
+"""A race's folder from a stranger: its report executes nothing and leaves nothing elsewhere; forgeries are refused."""
 
 from __future__ import annotations
 
