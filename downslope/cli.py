@@ -258,12 +258,12 @@ def score(
 
 @app.command()
 def workloads() -> None:
-    """List the built-in workloads."""
-    with _one_sentence():
-        from downslope.referee.workloads import BUILT_IN
+    """List the built-in workloads, their variants, and whether their data is here already."""
+    from downslope.referee.listing import listing
 
-        for name, (_, description) in BUILT_IN.items():
-            typer.echo(f"{name:<16}{description}")
+    with _one_sentence():
+        for line in listing():
+            typer.echo(line)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 __all__ = [
     "accuracy",
     "auc",
+    "average_precision",
     "binary_cross_entropy",
     "bits_per_token",
     "cross_entropy",
@@ -95,17 +97,37 @@ def auc(model: nn.Module, batches: Iterable[Batch]) -> float:
 
     Scores (B,) against labels (B,) of 0 and 1. NaN where one of the two labels does not occur.
     """
-    scores, labels = [], []
-    for *inputs, target in batches:
-        scores.append(model(*inputs).double().cpu().numpy())
-        labels.append(target.cpu().numpy() > 0.5)
-    score, positive = np.concatenate(scores), np.concatenate(labels)
+    score, positive = _scored(model, batches)
     if np.isnan(score).any() or positive.all() or not positive.any():
         return math.nan
     _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # from 1, the mean rank where scores are equal
     p, n = int(positive.sum()), int((~positive).sum())
     return float((rank[positive].sum() - p * (p + 1) / 2) / (p * n))
+
+
+def average_precision(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Area under the curve of precision by recall, as a sum of steps: each rise in recall times the precision there.
+
+    Scores (B,) against labels (B,) of 0 and 1; equal scores are one step. The share of positives is what scores without
+    information get. NaN where one of the two labels does not occur.
+    """
+    score, positive = _scored(model, batches)
+    if np.isnan(score).any() or positive.all() or not positive.any():
+        return math.nan
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)  # of each run of equal scores
+    hits = np.cumsum(positive[order])[last]
+    return float(np.sum(np.diff(hits, prepend=0) * hits / (last + 1)) / hits[-1])
+
+
+def _scored(model: nn.Module, batches: Iterable[Batch]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The scores of all examples and whether each is positive."""
+    scores, labels = [], []
+    for *inputs, target in batches:
+        scores.append(model(*inputs).double().cpu().numpy())
+        labels.append(target.cpu().numpy() > 0.5)
+    return np.concatenate(scores), np.concatenate(labels)
 
 
 def mean_reciprocal_rank(model: nn.Module, batches: Iterable[Batch]) -> float:

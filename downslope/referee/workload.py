@@ -2,7 +2,7 @@
 
 A workload is one of the three roles of a race (workload, recipe, protocol) and knows nothing of the other two.
 It is a built-in (`load_workload("fashion-mlp")`) or comes from a Python file of the user's
-(`load_workload("my_workload.py")`).
+(`load_workload("my_workload.py")`). After an `@` stands a variant of it (`load_workload("fashion-mlp@wide")`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from downslope.referee.workloads import BUILT_IN
 
-__all__ = ["Workload", "WorkloadError", "builtin_workloads", "load_workload"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Workload", "WorkloadError", "builtin_workloads", "load_workload", "split_variant"]
 
 
 class WorkloadError(ValueError):
@@ -54,6 +55,8 @@ class Workload:
         evaluate_every: steps between two evaluations; also the resolution of "steps to target".
         description, data, licence, target_origin: texts of the card: the model in one line, the data and its split,
             the terms of the data, and how the target was set.
+        variant_of: the name of the workload that this is a variant of: same data, target and budget, another model or
+            batch size. In a race with that workload it is run at the point that was tuned there.
 
     Raises:
         WorkloadError: in one sentence, when a field is not what it must be.
@@ -74,6 +77,7 @@ class Workload:
     data: str = ""
     licence: str = ""
     target_origin: str = ""
+    variant_of: str = ""
 
     def __post_init__(self) -> None:
         for field in ("name", "metric_name"):
@@ -92,7 +96,7 @@ class Workload:
             whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
             self._require(whole, field, "a whole number of steps above 0")
         self._require(self.evaluate_every <= self.steps, "evaluate_every", f"at most steps ({self.steps})")
-        for field in ("description", "data", "licence", "target_origin"):
+        for field in ("description", "data", "licence", "target_origin", "variant_of"):
             self._require(isinstance(getattr(self, field), str), field, "a text")
 
     def reached(self, value: float) -> bool:
@@ -125,41 +129,81 @@ class Workload:
 
 def builtin_workloads() -> dict[str, str]:
     """The names of the built-in workloads, each with one line on what it is."""
-    return {name: line for name, (_, line) in BUILT_IN.items()}
+    return {name: card.task for name, card in BUILT_IN.items()}
 
 
 def load_workload(name_or_path: str | Path) -> Workload:
-    """A built-in workload by its name, or the workload of a Python file.
+    """A built-in workload by its name, or the workload of a Python file; `@` and a name after it take a variant.
 
     A file gives its workload by a function without required arguments: the one named `workload`, or else the only
     function of the file that is annotated to return a `Workload`. The file is run as `python file.py` would run it
-    (its folder is importable), but not as `__main__`.
+    (its folder is importable), but not as `__main__`. Its variants are what `VARIANTS` in the file lists: for each
+    name the keyword arguments that the function is called with, such as `{"wide": {"width": 512}}`.
 
     Raises:
-        WorkloadError: the name is unknown; the file is missing, raises, or returns something else; or the data of a
-            built-in workload cannot be had. The message names file and line.
+        WorkloadError: the name or the variant is unknown; the file is missing, raises, or returns something else; or
+            the data of a built-in workload cannot be had. The message names file and line.
 
     Example:
         >>> load_workload("fashion-mlp").metric_name
-        'accuracy'
+        'cross entropy (nats)'
+        >>> load_workload("fashion-mlp@wide").variant_of
+        'fashion-mlp'
+    """
+    base, variant = split_variant(name_or_path)
+    path = Path(base)
+    if base not in BUILT_IN and (path.suffix == ".py" or path.is_file()):
+        return _from_file(path, variant)
+    if base not in BUILT_IN:
+        near = difflib.get_close_matches(base, BUILT_IN, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"the built-in ones are {', '.join(BUILT_IN)}."
+        raise WorkloadError(f"There is no workload {base!r}, and no such Python file: {hint}")
+    card = BUILT_IN[base]
+    line, settings = _pick(f"Workload {base!r}", card.variants, variant) if variant else ("", {})
+    found = importlib.import_module(card.module).workload(**settings)
+    assert isinstance(found, Workload)
+    return _as_variant(found, variant, line) if variant else found
+
+
+def split_variant(name_or_path: str | Path) -> tuple[str, str]:
+    """What stands before and after the `@` of a workload's name or path; nothing after it where it has none.
+
+    A path that exists as it stands is never split.
     """
     text = str(name_or_path)
-    if text in BUILT_IN:
-        found = importlib.import_module(BUILT_IN[text][0]).workload()
-        assert isinstance(found, Workload)
-        return found
-    path = Path(name_or_path)
-    if path.suffix == ".py" or path.is_file():
-        return _from_file(path)
-    near = difflib.get_close_matches(text, BUILT_IN, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"the built-in ones are {', '.join(BUILT_IN)}."
-    raise WorkloadError(f"There is no workload {text!r}, and no such Python file: {hint}")
+    base, sign, variant = text.rpartition("@")
+    if not sign or "/" in variant or "\\" in variant or Path(text).exists():
+        return text, ""
+    return base, variant
 
 
-def _from_file(path: Path) -> Workload:
+Choice = TypeVar("Choice")
+
+
+def _pick(what: str, variants: Mapping[str, Choice], name: str) -> Choice:
+    if name in variants:
+        return variants[name]
+    near = difflib.get_close_matches(name, variants, n=1)
+    hint = f"it has {', '.join(variants)}." if variants else "it has none."
+    raise WorkloadError(f"{what} has no variant {name!r}; {f'did you mean {near[0]!r}?' if near else hint}")
+
+
+def _as_variant(base: Workload, variant: str, line: str) -> Workload:
+    """The workload under the variant's name, with what is different in its card."""
+    return dataclasses.replace(
+        base,
+        name=f"{base.name}@{variant}",
+        variant_of=base.name,
+        description=f"{base.description}; here with {line}",
+        target_origin=f"That of {base.name}, which was not set for this variant: {base.target_origin}",
+    )
+
+
+def _from_file(path: Path, variant: str) -> Workload:
     if not path.is_file():
         raise WorkloadError(f"{path}: there is no such file; give the path of a Python file that returns a Workload.")
-    function = _factory(path, _run(path))
+    module = _run(path)
+    function = _factory(path, module)
     line = function.__code__.co_firstlineno
     required = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
     if required:
@@ -167,8 +211,9 @@ def _from_file(path: Path) -> Workload:
             f"{path}, line {line}: {function.__name__}() must be callable without arguments; "
             f"give {', '.join(required)} a default."
         )
+    settings = _settings(path, module, variant) if variant else {}
     try:
-        found = function()
+        found = function(**settings)
     except (Exception, SystemExit) as error:
         raise _raised(path, error, f"{function.__name__}()") from error
     if not isinstance(found, Workload):
@@ -176,6 +221,20 @@ def _from_file(path: Path) -> Workload:
             f"{path}, line {line}: {function.__name__}() must return a downslope.referee.Workload; "
             f"got {type(found).__name__}."
         )
+    shown = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    return _as_variant(found, variant, shown) if variant else found
+
+
+def _settings(path: Path, module: ModuleType, variant: str) -> Mapping[str, Any]:
+    """The keyword arguments of a variant that a file lists."""
+    variants = getattr(module, "VARIANTS", {})
+    good = isinstance(variants, Mapping) and all(isinstance(v, Mapping) for v in variants.values())
+    if not good:
+        raise WorkloadError(
+            f"{path}: VARIANTS must give the keyword arguments of each variant, such as "
+            f"{{'wide': {{'width': 512}}}}; got {variants!r}."
+        )
+    found: Mapping[str, Any] = _pick(str(path), variants, variant)
     return found
 
 

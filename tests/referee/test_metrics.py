@@ -72,6 +72,27 @@ def test_auc_is_nan_where_it_is_not_defined() -> None:
     assert math.isnan(metrics.auc(Given(), batches(torch.full((7,), math.nan), torch.tensor([0, 1, 0, 1, 0, 1, 0]))))
 
 
+def test_average_precision_adds_precision_at_each_rise_of_recall() -> None:
+    # By hand, best first: 1, 0, 1, 0, 0, 1 gives (1/1 + 2/3 + 3/6) / 3.
+    score, label = torch.tensor([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]), torch.tensor([1, 0, 1, 0, 0, 1])
+    assert metrics.average_precision(Given(), [(score[:4], label[:4]), (score[4:], label[4:])]) == pytest.approx(
+        (1 + 2 / 3 + 1 / 2) / 3
+    )
+    shuffled = torch.tensor([3, 0, 5, 1, 4, 2])
+    again = metrics.average_precision(Given(), [(score[shuffled], label[shuffled])])
+    assert again == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
+    # Equal scores are one step: 2 of 4 at the first threshold, 3 of 6 at the second.
+    tied = torch.tensor([2.0, 2.0, 2.0, 2.0, 1.0, 1.0])
+    assert metrics.average_precision(Given(), [(tied, label)]) == pytest.approx(2 / 3 * 2 / 4 + 1 / 3 * 3 / 6)
+    assert metrics.average_precision(Given(), [(torch.zeros(6), label)]) == pytest.approx(3 / 6)
+
+
+def test_average_precision_is_nan_where_it_is_not_defined() -> None:
+    assert math.isnan(metrics.average_precision(Given(), [(torch.rand(4), torch.zeros(4))]))
+    scores = torch.tensor([0.1, math.nan, 0.3, 0.4])
+    assert math.isnan(metrics.average_precision(Given(), [(scores, torch.tensor([0, 1, 0, 1]))]))
+
+
 def test_binary_cross_entropy_takes_whole_numbers_as_labels() -> None:
     loss = metrics.binary_cross_entropy(Given(), (torch.zeros(4), torch.tensor([0, 1, 1, 0])))
     assert loss.item() == pytest.approx(math.log(2))

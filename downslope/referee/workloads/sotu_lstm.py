@@ -1,0 +1,68 @@
+"""sotu-lstm: the next byte of presidents' messages, by an LSTM. Needs no download."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from downslope.referee.card import Card
+from downslope.referee.data.batches import TextBatches
+from downslope.referee.data.packaged import state_of_the_union
+from downslope.referee.metrics import bits_per_token, cross_entropy
+from downslope.referee.workload import Workload
+
+CARD = Card(
+    name="sotu-lstm",
+    task="text: the next byte by an LSTM",
+    metric_name="bits per byte",
+    goal="min",
+    target=2.8,
+    steps=300,
+    evaluate_every=15,
+    description="LSTM of width 96 on embedded bytes, context 24 (0.08 million parameters), batch 32",
+    data="Annual messages of the presidents of the United States 1790-1928, 7.9 million bytes; every 14th message, ten "
+    "in all, held out for validation",
+    licence="public domain",
+    target_origin="Provisional: what two runs of AdamW at lr 3e-2 reach after about three quarters of the budget; the "
+    "procedure of records/workload-targets is still to be run",
+    variants={
+        "wide": ("a width of 192", {"width": 192}),
+        "forget-bias": ("an initial bias of 1 in the forget gates", {"forget_bias": 1.0}),
+        "small-batch": ("batches of 8", {"size": 8}),
+    },
+)
+LENGTH = 24
+"""Bytes that the model sees at once, in training and in validation."""
+
+
+class ByteLSTM(nn.Module):
+    """Bytes (B, T) to logits of the next ones (B, T, 256)."""
+
+    def __init__(self, width: int, forget_bias: float) -> None:
+        super().__init__()
+        self.byte_embedding = nn.Embedding(256, 32)
+        self.lstm = nn.LSTM(32, width, batch_first=True)
+        self.head = nn.Linear(width, 256)
+        with torch.no_grad():
+            dict(self.lstm.named_parameters())["bias_ih_l0"][width : 2 * width] += forget_bias
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, T, 256)."""
+        states, _ = self.lstm(self.byte_embedding(tokens))
+        logits: Tensor = self.head(states)
+        return logits
+
+
+def workload(width: int = 96, forget_bias: float = 0.0, size: int = 32) -> Workload:
+    """The workload; see the module. `size` is the batch's."""
+    text = state_of_the_union()
+    codes = torch.tensor(list(text.alphabet.encode("ascii")), dtype=torch.uint8)
+    return CARD.workload(
+        model=functools.partial(ByteLSTM, width, forget_bias),
+        train=TextBatches(codes[text.train.long()], length=LENGTH, size=size),
+        validation=TextBatches(codes[text.validation.long()], length=LENGTH, size=128, windows=256),
+        loss=cross_entropy,
+        metric=bits_per_token,
+    )
