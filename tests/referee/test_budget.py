@@ -132,7 +132,7 @@ def test_what_a_race_keeps_of_a_trial_is_bounded(tmp_path: Path):
         while claim := store.claim(trials_only):
             store.finish(claim, replace(record(), curve=long, manifest="every parameter"))
         found = store.records()
-    assert {len(r.curve) for r in found.values()} == {POINTS}
+    assert all(POINTS - 2 <= len(r.curve) <= POINTS for r in found.values())
     assert [r.manifest for r in found.values()] == [None, None, "every parameter"]
     sizes = [path.stat().st_size for path in tmp_path.glob("trials/*/*/*/*.json")]
     assert len(sizes) == 3
