@@ -4,47 +4,66 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from downslope.referee.draw import DARK, NARROW, SMALL, STYLE, TONES, WIDE, Figure, draw
+from downslope.referee.figures import profile_figure, workload_figures
 from downslope.referee.files import write_text
-from downslope.referee.picture import picture
-from downslope.referee.series import figure_data, hue
-from downslope.referee.tables import comparison_table, order_table, standing_table
+from downslope.referee.picture import picture, pictures
+from downslope.referee.series import method_index
+from downslope.referee.tables import badge, comparison_table, method_name, order_table, standing_table
 from downslope.referee.words import listing, number, percent
 
 __all__ = ["page", "write"]
 
+Content = Mapping[str, Any]
 ASSETS = Path(__file__).parent / "assets"
 
+WORDS = {
+    "better": "reaches the target sooner, and the evidence suffices to say so",
+    "worse": "reaches it later, and the evidence suffices",
+    "equivalent": "the difference is shown to be smaller than {margin}, either way",
+    "no evidence": "these runs tell neither; “would have seen” is the difference that they could have shown",
+}
 
-def write(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `report.html` and `curves.svg`."""
+
+def write(folder: Path, content: Content) -> None:
+    """Write `report.html`, `curves.svg` and the figures as `figures/*.svg`."""
     write_text(folder / "report.html", page(content))
     write_text(folder / "curves.svg", picture(content))
+    for name, text in pictures(content).items():
+        write_text(folder / "figures" / f"{name}.svg", text)
 
 
-def page(content: Mapping[str, Any]) -> str:
+def page(content: Content) -> str:
     """The page for the content of `results.json`."""
-    from plotly.offline import get_plotlyjs
-
     names = [w["name"] for w in content["workloads"]]
     started = str(content["machine"].get("started", ""))[:10]
+    hover: dict[str, Any] = {}
+    sections = [_section(content, w, f"w{i}", hover) for i, w in enumerate(content["workloads"])]
     return Template((ASSETS / "report.html").read_text(encoding="utf-8")).substitute(
         title=escape(f"Race on {listing(names, 'and')}"),
         eyebrow=escape(" · ".join(x for x in (", ".join(names), started, f"downslope {content['downslope']}") if x)),
-        verdict=_typeset(content["verdict"]),
-        overall=order_table(content) if len(names) > 1 else "",
-        sections="\n".join(_section(content, w) for w in content["workloads"]),
+        verdict=_verdict(content["verdict"], "h1"),
+        words=_words(content),
+        overall=_overall(content, hover) if len(names) > 1 else "",
+        sections="\n".join(sections),
         ran=_what_ran(content),
-        data=json.dumps(figure_data(content), allow_nan=False).replace("<", "\\u003c"),
+        data=_json(hover),
+        figures=STYLE + DARK,
         css=(ASSETS / "report.css").read_text(encoding="utf-8"),
         js=(ASSETS / "report.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
     )
+
+
+def _json(data: Any) -> str:
+    """JSON that can stand in a script element, whatever the names in it."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _typeset(sentence: str) -> str:
@@ -52,110 +71,168 @@ def _typeset(sentence: str) -> str:
     return re.sub(r"(\d|[≥≤=×]) (?=[\dµm%s×])", "\\1&nbsp;", escape(sentence))
 
 
-def _section(content: Mapping[str, Any], w: Mapping[str, Any]) -> str:
+def _verdict(text: str, tag: str) -> str:
+    """The verdict's first sentence large, the strength of the evidence below it."""
+    first, *rest = re.split(r"(?<=\.)\s+(?=[A-Z0-9])", text, maxsplit=1)
+    return f"<{tag}>{_typeset(first)}</{tag}>" + "".join(f'<p class="strength">{_typeset(each)}</p>' for each in rest)
+
+
+def _words(content: Content) -> str:
+    """The four words of a comparison, explained once."""
+    margin = percent(content["workloads"][0]["judgement"]["margin"])
+    items = "".join(
+        f"<li>{badge(word)}<span>{escape(text.format(margin=margin))}</span></li>" for word, text in WORDS.items()
+    )
+    return f'<ul class="words" aria-label="What the words mean">{items}</ul>'
+
+
+def _overall(content: Content, hover: dict[str, Any]) -> str:
+    figure = profile_figure(content)
+    drawn = f'<div class="grid">{_figure("all", figure, hover)}</div>' if figure else ""
+    return (
+        f'<section class="first" data-section="all"><h2>Over all workloads</h2>{order_table(content)}{drawn}</section>'
+    )
+
+
+def _section(content: Content, w: Content, key: str, hover: dict[str, Any]) -> str:
     entry = w["workload"]
     several = len(content["workloads"]) > 1
-    goal = f"{entry['metric_name']} {'≥' if entry['goal'] == 'max' else '≤'} {number(entry['target'])}"
     facts = {
-        "target": goal,
-        "set by": entry["target_origin"],
-        "budget": f"{entry['steps']} steps, evaluated every {entry['evaluate_every']}",
+        "target": f"{entry['metric_name']} {'≥' if entry['goal'] == 'max' else '≤'} {number(entry['target'])}",
+        "budget": f"{number(entry['steps'])} steps, evaluated every {entry['evaluate_every']}",
         "data": entry["data"],
         "licence": entry["licence"],
+        "target set by": entry["target_origin"],
     }
+    figures = workload_figures(content, w)
+    large = "".join(_figure(key, f, hover) for f in figures if not f.tuning)
+    tuning = "".join(_figure(key, f, hover) for f in figures if f.tuning)
     parts = [
         f"<h2>{escape(w['name'])}</h2>",
         f"<p>{escape(entry['description'])}</p>" if entry["description"] else "",
-        f'<p class="verdict">{_typeset(w["verdict"])}</p>' if several else "",
+        _verdict(w["verdict"], 'p class="verdict"').replace('</p class="verdict">', "</p>") if several else "",
         '<ul class="facts">' + "".join(_fact(k, v) for k, v in facts.items() if v) + "</ul>",
-        _chips(content, w),
-        _figures(content, w),
+        f'<div class="bar">{_chips(content, w)}{_switch(figures)}</div>',
+        f'<div class="grid">{large}</div>',
         standing_table(content, w),
         _comparisons(content, w),
-        _use(w),
+        _use(content, w),
+        _tuning(tuning),
         _failures(w),
     ]
-    return f'<section data-workload="{escape(w["name"])}">' + "\n".join(p for p in parts if p) + "</section>"
+    return f'<section data-section="{key}">' + "\n".join(p for p in parts if p) + "</section>"
 
 
 def _fact(name: str, text: str) -> str:
     return f"<li>{escape(name)} <b>{escape(str(text))}</b></li>"
 
 
-def _chips(content: Mapping[str, Any], w: Mapping[str, Any]) -> str:
+def _chips(content: Content, w: Content) -> str:
     chips = "".join(
-        f'<button type="button" class="chip" aria-pressed="true" value="{escape(s["label"])}" '
-        f'style="--hue:{hue(content, s["label"])}">{escape(s["label"])}</button>'
+        f'<button type="button" class="chip t{method_index(content, s["label"]) % TONES}" aria-pressed="true" '
+        f'value="{method_index(content, s["label"])}">{escape(s["label"])}</button>'
         for s in w["standings"]
     )
     return f'<div class="chips" role="group" aria-label="Show methods">{chips}</div>'
 
 
-def _figures(content: Mapping[str, Any], w: Mapping[str, Any]) -> str:
-    seeds, trials = content["plan"]["seeds"], content["plan"]["trials"]
-    metric = escape(w["workload"]["metric_name"])
-    switch = (
-        '<span class="switch"><button type="button" value="step" aria-pressed="true">by step</button>'
-        '<button type="button" value="second" aria-pressed="false">by second</button></span>'
+def _switch(figures: Sequence[Figure]) -> str:
+    if not any("second" in f.charts for f in figures):
+        return ""
+    return (
+        '<span class="switch" role="group" aria-label="Count"><button type="button" value="step" aria-pressed="true">'
+        'by step</button><button type="button" value="second" aria-pressed="false">by second</button></span>'
     )
-    curves = (
-        f"<figure><header><h4>{metric} on the way to the target</h4>{switch}</header>"
-        f'<div class="plot" data-plot="curves"></div><figcaption>Median of {_count(seeds, "seed")} at the tuned point, '
-        "with the band from the lowest to the highest seed, and every seed as a thin line. A seed that has reached the "
-        "target keeps its last value.</figcaption></figure>"
-    )
-    arrivals = (
-        '<figure><header><h4>Steps to target</h4></header><div class="plot small" data-plot="arrivals"></div>'
-        "<figcaption>Every seed, the median (upright), and the interval of the median (bar).</figcaption></figure>"
-    )
-    tuning = (
-        '<figure><header><h4>What tuning cost</h4></header><div class="plot small" data-plot="tuning"></div>'
-        "<figcaption>The best steps to target found after so many trials: the median over all orders of the "
-        f"{_count(trials, 'trial')}.</figcaption></figure>"
-    )
-    return f'{curves}<div class="pair">{arrivals}{tuning if trials else ""}</div>'
 
 
-def _comparisons(content: Mapping[str, Any], w: Mapping[str, Any]) -> str:
+def _figure(section: str, figure: Figure, hover: dict[str, Any]) -> str:
+    """A figure with its drawings (for a desk and for a phone, by step and by second) and its buttons."""
+    key = f"{section}-{figure.key}"
+    sizes = {"small": SMALL} if figure.small else {"wide": WIDE, "narrow": NARROW}
+    views = []
+    for by, chart in figure.charts.items():
+        name = f"{key}-{by or 'one'}"
+        hover[name] = [[layer.method, layer.label, layer.hover] for layer in chart.layers]
+        drawings = (
+            f'<div class="{size}">{draw(chart, pixels, f"{name}-{size}", page=True)}</div>'
+            for size, pixels in sizes.items()
+        )
+        hidden = " hidden" if by == "second" else ""
+        views.append(f'<div class="view" data-by="{by}" data-key="{name}"{hidden}>{"".join(drawings)}</div>')
+    save = "".join(
+        f'<button type="button" class="save" value="{kind}" aria-label="Save this figure as {kind.upper()}">'
+        f"{kind.upper()}</button>"
+        for kind in ("svg", "png")
+    )
+    kind = ' class="double"' if figure.tuning and not figure.small else ""
+    caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
+    return (
+        f'<figure id="{key}"{kind}><header><h4>{escape(figure.title)}</h4><span class="tools">{save}</span></header>'
+        f'<div class="views">{"".join(views)}</div>{caption}</figure>'
+    )
+
+
+def _tuning(drawn: str) -> str:
+    if not drawn:
+        return ""
+    return (
+        '<h3>What tuning did</h3><p class="soft">The small panels show every tuning trial by one hyperparameter at a '
+        "time. A full dot reached the target, an open one missed it, a triangle was cut by the pruner, a cross broke; "
+        f'the circled one was chosen.</p><div class="grid panels">{drawn}</div>'
+    )
+
+
+def _comparisons(content: Content, w: Content) -> str:
     judgement, baseline = w["judgement"], content["plan"]["methods"][0]["label"]
-    level = percent(content["test"]["level"])
+    measure, fastest = judgement["measure"], judgement["fastest"]
+
+    def table(comparisons: Sequence[Content], whom: str, role: str) -> str:
+        caption = f"Each method against <b>{escape(whom)}</b>, {role}, by {measure}."
+        ours = comparison_table(content, [c for c in comparisons if c["measure"] == measure], caption)
+        rest = [c for c in comparisons if c["measure"] != measure]
+        if not rest:
+            return ours
+        caption = f"Each method against <b>{escape(whom)}</b> by {escape(rest[0]['measure'])}, without time."
+        fold = f"The same by {escape(rest[0]['measure'])} alone"
+        return f"{ours}<details><summary>{fold}</summary>{comparison_table(content, rest, caption)}</details>"
+
     found = ""
     if judgement["against_fastest"]:
-        caption = f"Against {escape(judgement['fastest'])}, the fastest here. Level {level} over all comparisons."
-        found += comparison_table(content, judgement["against_fastest"], caption)
-    if judgement["against_baseline"] and judgement["fastest"] != baseline:
-        caption = f"Against {escape(baseline)}, the baseline. Level {level} over all comparisons (Holm)."
-        found += comparison_table(content, judgement["against_baseline"], caption)
-    return f"<h3>Is the difference real?</h3>{found}" if found else ""
+        found += table(judgement["against_fastest"], fastest, "the fastest here")
+    if judgement["against_baseline"] and fastest != baseline:
+        found += table(judgement["against_baseline"], baseline, "the baseline, named first")
+    if not found:
+        return ""
+    how = (
+        "“Takes” is this method's steps or time over the other's. “Came first” is the share of pairs of runs, one of "
+        "each, in which this method arrived first. “Sees 20 %” is the chance of the test to see a difference of 20 % "
+        "at the spread of these runs, “would have seen” the smallest ratio that it sees with a chance of 80 %. p is "
+        "corrected for all pairs."
+    )
+    return f'<h3>Is the difference real?</h3>{found}<p class="soft">{how}</p>'
 
 
-def _use(w: Mapping[str, Any]) -> str:
+def _use(content: Content, w: Content) -> str:
     best = w["standings"][0]
     if not best["hits"]:
         return ""
     return (
-        f"<h3>Use {escape(best['label'])}</h3>"
-        f"<pre><code>import downslope as ds\n\noptimizer = {escape(best['use'])}</code></pre>"
+        f'<h3>Use {method_name(content, best["label"])}</h3><div class="code"><button type="button" class="copy">copy'
+        f"</button><pre><code>{escape(best['use'])}</code></pre></div>"
     )
 
 
-def _failures(w: Mapping[str, Any]) -> str:
+def _failures(w: Content) -> str:
     items = [f"<li><b>{escape(s['label'])}</b>, {escape(f)}</li>" for s in w["standings"] for f in s["failures"]]
     items += [f"<li><b>{escape(k)}</b>, timing: {escape(v)}</li>" for k, v in w["timing"].get("broken", {}).items()]
-    return f"<h3>Trials that broke</h3><ul>{''.join(items)}</ul>" if items else ""
+    return f'<h3>Trials that broke</h3><ul class="broke">{"".join(items)}</ul>' if items else ""
 
 
-def _what_ran(content: Mapping[str, Any]) -> str:
+def _what_ran(content: Content) -> str:
     plan, test = content["plan"], content["test"]
-    tuned = (
-        f"{_count(plan['trials'], 'trial')} per method in the search space of its card (sampler {plan['sampler']}, "
-        f"pruner {plan['pruner']}), the best by steps to target, then {_count(plan['seeds'], 'fresh seed')} at that "
-        "point"
-        if plan["trials"]
-        else f"the defaults of each method's card, {_count(plan['seeds'], 'seed')}"
-    )
-    facts = {"tuning": tuned, "race seed": plan["seed"]}
-    facts |= {k.replace("_", " "): v for k, v in content["machine"].items() if v is not None}
+    facts = {k: v for k, v in plan.items() if k not in ("workloads", "methods", "format") and v is not None}
+    facts["race seed"] = facts.pop("seed")
+    facts |= content["machine"]
     spaces = "\n".join(
         f"{m['label']}: " + (", ".join(f"{k} {tuple(v)}" for k, v in m["space"].items()) or "nothing is tuned")
         for m in plan["methods"]
@@ -167,10 +244,14 @@ def _what_ran(content: Mapping[str, Any]) -> str:
         for s in w["standings"]
         if s["manifest"]
     )
-    rows = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items())
+    rows = "".join(
+        f"<dt>{escape(str(k).replace('_', ' '))}</dt><dd>{escape(str(v))}</dd>"
+        for k, v in facts.items()
+        if v is not None
+    )
     folds = {"Search spaces": spaces, "Seeds": seeds, "What each optimizer did (manifests)": manifests}
     return (
-        f"<section><h2>What ran</h2><dl>{rows}</dl>"
+        f"<section><h2>What ran</h2><dl>{rows}</dl>{_stopped(content)}"
         f"<p>The test is the {escape(test['name'])}. A run that missed its target, or broke, counts as slower than any "
         "that reached it. The verdict is on the tuned points that this budget found; another draw of tuning trials may "
         "find others. Seconds per step were measured apart from the trials, all methods in turns in one process. Of "
@@ -180,8 +261,12 @@ def _what_ran(content: Mapping[str, Any]) -> str:
     )
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+def _stopped(content: Content) -> str:
+    sequential = content.get("sequential")
+    if not sequential:
+        return ""
+    why = escape(str(sequential["stopped"]))
+    return f"<p>Seeds were added until the verdict: {len(sequential['looks'])} looks, stopped because {why}.</p>"
 
 
 def _fold(title: str, text: str) -> str:

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from downslope._registry import card
-from downslope.referee import report
+from downslope.referee import report, usage
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
 from downslope.referee.plan import Entry, Plan
@@ -121,7 +120,7 @@ def _workload(
         "verdict": workload_sentence(entry, ranked, judgement),
         "workload": asdict(entry),
         "standings": [
-            _finite(asdict(s) | {"hits": s.hits, "waiting": _waiting(s), "use": _use(s.method, s.tuned)})
+            _finite(asdict(s) | {"hits": s.hits, "waiting": _waiting(s), "use": usage.code(s.method, s.tuned)})
             for s in ranked
         ],
         "judgement": _finite(asdict(judgement)),
@@ -133,15 +132,6 @@ def _workload(
 def _waiting(s: Standing) -> list[tuple[float, float, float, float]]:
     """The share of runs not yet at the target, with its band, by step."""
     return waiting_curve([min(t, s.budget) for t in s.arrivals], [math.isfinite(t) for t in s.arrivals])
-
-
-def _use(method: str, tuned: Mapping[str, Any] | None) -> str:
-    """The code to paste."""
-    arguments = "".join(f", {name}={value!r}" for name, value in (tuned or {}).items())
-    try:
-        return f"ds.{card(method).exports[0]}(model{arguments})"
-    except ValueError:  # a method of another catalogue
-        return f"ds.make({method!r}, model{arguments})"
 
 
 def _finite(value: Any) -> Any:

@@ -2,104 +2,88 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from downslope.referee.words import number
+__all__ = ["Curve", "curve_range", "median_curve", "method_index", "pace", "seed_runs", "thin"]
 
-__all__ = ["HUES", "figure_data", "hue", "median_curve"]
-
-HUES = ("#3b6fb6", "#d9622b", "#2f8f6b", "#a4569c", "#b8860b", "#5aa3c7", "#c2455c", "#7a7f3a", "#7b68c4", "#8d6e63")
-"""Colours that differ in lightness as well as in hue, and are read on white and on black."""
+Run = Mapping[str, Sequence[float | None]]
+Curve = dict[str, list[float]]
 
 
-def hue(content: Mapping[str, Any], label: str) -> str:
-    """The colour of a method, the same everywhere in a report."""
-    labels = [m["label"] for m in content["plan"]["methods"]]
-    return HUES[labels.index(label) % len(HUES)]
+def method_index(content: Mapping[str, Any], label: str) -> int:
+    """The number of a method in its race: its colour, the same everywhere in a report."""
+    return [m["label"] for m in content["plan"]["methods"]].index(label)
 
 
-def figure_data(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All that the page's figures need, per workload."""
-    return [_workload(content, w) for w in content["workloads"]]
-
-
-def _workload(content: Mapping[str, Any], w: Mapping[str, Any]) -> dict[str, Any]:
-    entry = w["workload"]
-    methods = []
-    for s in w["standings"]:
-        runs = _runs(w, s["label"])
-        methods.append(
-            {
-                "label": s["label"],
-                "hue": hue(content, s["label"]),
-                "arrivals": s["arrivals"],
-                "steps": s["steps"],
-                "best_after": [each["value"] for each in s["best_after"]],
-                "runs": runs,
-                "curve": median_curve(runs),
-            }
-        )
-    return {
-        "name": w["name"],
-        "metric": entry["metric_name"],
-        "goal": entry["goal"],
-        "target": entry["target"],
-        "target_text": number(entry["target"]),
-        "steps": entry["steps"],
-        "trials": content["plan"]["trials"],
-        "range": _range(methods, entry),
-        "methods": methods,
-    }
-
-
-def _runs(w: Mapping[str, Any], label: str) -> list[dict[str, list[float]]]:
+def seed_runs(w: Mapping[str, Any], label: str) -> list[dict[str, list[Any]]]:
+    """The curves of the judging runs of a method: step, second, metric and loss at each evaluation."""
     prefix = f"{w['name']}/{label}/seed/"
     curves = [t["curve"] for t in w["trials"] if t["task"].startswith(prefix)]
-    return [
-        {
-            "step": [p["step"] for p in curve],
-            "second": [round(p["seconds"], 4) for p in curve],
-            "metric": [p["metric"] for p in curve],
-        }
-        for curve in curves
-        if curve
-    ]
+    names = {"step": "step", "second": "seconds", "metric": "metric", "loss": "loss"}
+    return [{name: [p[field] for p in curve] for name, field in names.items()} for curve in curves if curve]
 
 
-def median_curve(runs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
-    """Median, lowest and highest metric over runs at every step at which any was evaluated.
+def median_curve(runs: Sequence[Run], what: str = "metric") -> Curve:
+    """Median, lowest and highest metric (or loss) over runs at every step at which any was evaluated.
 
-    A run that has ended (at its target, say) counts with its last value from then on, until all have ended.
+    A run that has ended (at its target, say) counts with its last value from then on, until all have ended. Steps at
+    which nothing was measured (the loss before the first step) are left out.
     """
-    if not runs:
-        return {"step": [], "second": [], "median": [], "low": [], "high": []}
-    steps = sorted({step for run in runs for step in run["step"]})
-    metric = np.array([_held(run, steps, "metric") for run in runs])
-    second = np.array([_held(run, steps, "second") for run in runs])
-    columns = {
-        "second": np.median(second, axis=0),
-        "median": np.median(metric, axis=0),
-        "low": metric.min(axis=0),
-        "high": metric.max(axis=0),
-    }
-    return {"step": list(steps)} | {name: [float(f"{v:.6g}") for v in values] for name, values in columns.items()}
+    known = [_known(run, what) for run in runs]
+    known = [run for run in known if run[0]]
+    if not known:
+        return {"step": [], "median": [], "low": [], "high": []}
+    first = max(run[0][0] for run in known)
+    steps = [step for step in sorted({step for run in known for step in run[0]}) if step >= first]
+    values = np.array([[v[int(i)] for i in np.searchsorted(s, steps, "right") - 1] for s, v in known])
+    columns = {"median": np.median(values, axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
+    return {"step": list(steps)} | {name: [float(f"{v:.6g}") for v in column] for name, column in columns.items()}
 
 
-def _held(run: Mapping[str, Sequence[float]], steps: Sequence[float], name: str) -> list[float]:
-    at = np.searchsorted(run["step"], steps, "right") - 1
-    return [run[name][max(i, 0)] for i in at]
+def _known(run: Run, what: str) -> tuple[list[float], list[float]]:
+    pairs = [(s, v) for s, v in zip(run["step"], run[what], strict=True) if s is not None and v is not None]
+    return [s for s, _ in pairs], [v for _, v in pairs]
 
 
-def _range(methods: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]) -> list[float] | None:
-    """Where to look: the far end of the first few evaluations would squeeze what matters into a line."""
-    points = [p for m in methods for run in m["runs"] for p in zip(run["step"], run["metric"], strict=True)]
-    last = max((step for step, _ in points), default=0)
-    values = [v for step, v in points if step >= 0.08 * last]
-    if len(values) < 2:
+def pace(w: Mapping[str, Any]) -> dict[str, float] | None:
+    """Seconds per step of every method that ran: those measured apart, or None where they were not."""
+    ran = [s for s in w["standings"] if s["tuned"] is not None]
+    if not ran or any(s["seconds"] is None for s in ran):
         return None
-    ends = sorted([float(np.quantile(values, 0.01)), float(np.quantile(values, 0.99)), float(entry["target"])])
-    margin = 0.06 * (ends[-1] - ends[0])
-    return [ends[0] - margin, ends[-1] + margin]
+    return {s["label"]: s["seconds"]["value"] for s in ran}
+
+
+def curve_range(curves: Sequence[Curve], target: float | None) -> tuple[float, float] | None:
+    """The values worth looking at: from what most methods had after a fifth of their way to the best, and the target.
+
+    The first evaluations lie far off, and would press all that matters into a line.
+    """
+    ends = [c["median"][-1] for c in curves if c["step"]] if target is None else [target]
+    starts, values = [], []
+    for c in curves:
+        if c["step"]:
+            late = [v for s, v in zip(c["step"], c["median"], strict=True) if s >= 0.2 * c["step"][-1]]
+            starts.append(late[0])
+            values += late
+    if not values:
+        return None
+    falling = np.median(starts) >= np.median(ends)
+    start = float(np.quantile(starts, 0.8 if falling else 0.2))
+    best = min([*values, *ends]) if falling else max([*values, *ends])
+    low, high = sorted((start, best))
+    if not math.isfinite(high - low):
+        return None
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def thin(points: Sequence[Any], most: int) -> list[Any]:
+    """At most about so many of the points, evenly, always with the first and the last."""
+    if len(points) <= most:
+        return list(points)
+    at = sorted({round(i * (len(points) - 1) / (most - 1)) for i in range(most)})
+    return [points[i] for i in at]
