@@ -214,12 +214,19 @@ def _print_json(event: dict[str, object]) -> None:
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="The folder of a finished race.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished race.")],
+    png: Annotated[bool, typer.Option("--png", help="Also write the figures as PNG (needs downslope[png]).")] = False,
+) -> None:
     """Rebuild the report of a race from its folder; nothing in the folder is executed."""
     with _one_sentence():
+        from downslope.referee.picture import write_png
         from downslope.referee.stored import rebuild
 
-        typer.echo(str(rebuild(folder)))
+        result = rebuild(folder)
+        if png:
+            write_png(folder, result.content)
+        typer.echo(str(result))
 
 
 @app.command()

@@ -22,7 +22,7 @@ def test_looking_things_up_loads_nothing_heavy():
         "from downslope.cli import app\n"
         "for line in ('--help', '--version', 'race --help', 'find', 'find *belief*', 'show adamw', 'workloads'):\n"
         "    assert CliRunner().invoke(app, line.split()).exit_code == 0, line\n"
-        "heavy = {'torch', 'numpy', 'optuna', 'plotly', 'sqlalchemy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'optuna', 'sqlalchemy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

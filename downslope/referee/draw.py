@@ -360,7 +360,7 @@ def _path(points: Iterable[tuple[float, float]], frame: _Frame) -> str:
     return "M" + "L".join(_numbers(frame.px(x), frame.py(y)) for x, y in points)
 
 
-def _legend(chart: Chart, size: Size) -> tuple[str, float]:
+def _legend(chart: Chart, size: Size) -> tuple[str, int]:
     """The names of the methods below the plot, in rows, and the height that they take."""
     x, y, parts = 12.0, size.height + 18.0, []
     names = dict.fromkeys((layer.method, layer.label) for layer in chart.layers)
@@ -375,4 +375,4 @@ def _legend(chart: Chart, size: Size) -> tuple[str, float]:
             f'stroke-width="3"{dashes}/><text x="{_numbers(x + 22)}" y="{_numbers(y + 4)}">{escape(shown)}</text></g>'
         )
         x += wide
-    return "".join(parts), (y - size.height + 14 if parts else 0.0)
+    return "".join(parts), (int(y) - size.height + 14 if parts else 0)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from downslope.referee.draw import DARK, SMALL, STYLE, WIDE, Size, draw
 from downslope.referee.errors import RaceError
 from downslope.referee.figures import metric_chart, profile_figure, workload_figures
+from downslope.referee.files import guard
 
-__all__ = ["picture", "pictures", "raster"]
+__all__ = ["picture", "pictures", "raster", "write_png"]
 
 PANEL = Size(480, 290)
 
@@ -53,6 +55,19 @@ def _slugs(names: Sequence[str]) -> list[str]:
     """The workloads' names as parts of files' names; numbered where nothing, or nothing of their own, is left."""
     slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] for name in names]
     return [s if s and slugs.count(s) == 1 else f"{s or 'workload'}-{i + 1}" for i, s in enumerate(slugs)]
+
+
+def write_png(folder: Path, content: Mapping[str, Any]) -> None:
+    """Make a PNG beside every SVG that a report has in its folder.
+
+    Raises:
+        RaceError: if the package that draws them is not installed.
+    """
+    drawn = {"curves": picture(content)} | {f"figures/{name}": text for name, text in pictures(content).items()}
+    for name, text in drawn.items():
+        data = raster(text)
+        with guard(folder):
+            (folder / f"{name}.png").write_bytes(data)
 
 
 def raster(svg: str, zoom: int = 2) -> bytes:

@@ -230,7 +230,12 @@ def _failures(w: Content) -> str:
 
 def _what_ran(content: Content) -> str:
     plan, test = content["plan"], content["test"]
-    facts = {k: v for k, v in plan.items() if k not in ("workloads", "methods", "format") and v is not None}
+    how = (
+        "each method's search space; the best trial by steps to the target, then fresh seeds at its point"
+        if plan["trials"]
+        else "none: the defaults of each method's card"
+    )
+    facts = {"tuning": how} | {k: v for k, v in plan.items() if k not in ("workloads", "methods", "format")}
     facts["race seed"] = facts.pop("seed")
     facts |= content["machine"]
     spaces = "\n".join(

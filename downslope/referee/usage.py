@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any
 
 from downslope._registry import card, make
@@ -33,7 +34,7 @@ for batch in batches:
 def code(method: str, tuned: Mapping[str, Any] | None) -> str:
     """A program that builds the method with these hyperparameters and trains with it, the way the race did."""
     needs = _needs(method, tuned or {})
-    arguments = "".join(f", {name}={value!r}" for name, value in (tuned or {}).items())
+    arguments = "".join(f", {_argument(name, value)}" for name, value in (tuned or {}).items())
     try:
         build = f"ds.{card(method).exports[0]}(model{arguments})"
     except ValueError:  # a method of another catalogue
@@ -50,6 +51,11 @@ def code(method: str, tuned: Mapping[str, Any] | None) -> str:
         "    return torch.nn.functional.cross_entropy(model(inputs), targets)\n\n\n"
         f"optimizer = {build}\n{loop.format(backward=backward)}"
     )
+
+
+def _argument(name: str, value: Any) -> str:
+    """A keyword argument; a name that is none, as a stranger's race may have it, stays a text."""
+    return f"{name}={value!r}" if name.isidentifier() and not iskeyword(name) else f"**{{{name!r}: {value!r}}}"
 
 
 def _needs(method: str, hyper: Mapping[str, Any]) -> set[str] | None:
