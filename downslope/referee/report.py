@@ -11,6 +11,7 @@ from string import Template
 from typing import Any
 
 from downslope.referee.draw import DARK, NARROW, SMALL, STYLE, TONES, WIDE, Figure, draw
+from downslope.referee.errors import RaceError
 from downslope.referee.figures import profile_figure, workload_figures
 from downslope.referee.files import write_text
 from downslope.referee.picture import picture, pictures
@@ -32,7 +33,13 @@ WORDS = {
 
 
 def write(folder: Path, content: Content) -> None:
-    """Write `report.html`, `curves.svg` and the figures as `figures/*.svg`."""
+    """Write `report.html`, `curves.svg` and the figures as `figures/*.svg`.
+
+    Raises:
+        RaceError: if `figures` is a link, which may lead anywhere.
+    """
+    if (folder / "figures").is_symlink():
+        raise RaceError(f"{folder / 'figures'} is a link; remove it: figures are written there.", bad_input=True)
     write_text(folder / "report.html", page(content))
     write_text(folder / "curves.svg", picture(content))
     for name, text in pictures(content).items():

@@ -93,7 +93,18 @@ def test_a_report_from_a_booby_trapped_folder_runs_nothing(folder: Path, tmp_pat
     assert not [name for name, _ in opened if name.endswith((".py", ".pkl", ".db")) and str(folder) in name]
     written = [name for name, mode in opened if isinstance(mode, str) and set(mode) & set("wax+")]
     assert written
-    assert all(Path(name).parent == folder for name in written if name.startswith(str(tmp_path)))
+    places = {Path(name).parent for name in written if name.startswith(str(tmp_path))}
+    assert places <= {folder, folder / "figures"}
+
+
+def test_figures_do_not_leave_the_folder_through_a_link(folder: Path, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "figures").symlink_to(elsewhere)
+    done = CliRunner().invoke(app, ["report", str(folder)])
+    assert done.exit_code == 2
+    assert "is a link" in done.stderr
+    assert list(elsewhere.iterdir()) == []
 
 
 HOSTILE = [
