@@ -245,10 +245,12 @@ def score(
 ) -> None:
     """Score submissions over several workloads as AlgoPerf does, from a table of times."""
     with _one_sentence():
-        from downslope.referee import scoreboard
+        from downslope.referee import drawing, scoreboard
         from downslope.referee.profiles import profile
 
-        variants = [w.strip() for w in held_out.split(",") if w.strip()]
+        if picture is not None:
+            drawing.check_path(picture)
+        variants = _words(held_out)
         found = profile(
             table,
             tau=tau,
@@ -259,8 +261,34 @@ def score(
             best_trial=best_trial,
         )
         if picture is not None:
-            scoreboard.save(found, picture)
+            drawing.save(picture, scoreboard.picture(found))
         scoreboard.report(found, as_json=as_json)
+
+
+@app.command()
+def trace(
+    function: Annotated[
+        str, typer.Argument(help="quadratic, rosenbrock, beale, himmelblau, river, saddle, rastrigin.")
+    ],
+    methods: Annotated[str, typer.Option(help="Keys of methods, separated by commas.")],
+    trials: Annotated[int, typer.Option(help="Settings tried per method.")] = 32,
+    steps: Annotated[int | None, typer.Option(help="Length of a path (default: the function's).")] = None,
+    seed: Annotated[int, typer.Option(help="Of the settings and the noise.")] = 0,
+    picture: Annotated[Path | None, typer.Option(help="The SVG file (default: trace-FUNCTION.svg).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
+) -> None:
+    """Draw the paths of methods, each tuned, on a function of two variables."""
+    with _one_sentence():
+        from downslope.referee import drawing, tracepicture
+        from downslope.referee.landscapes import landscape
+        from downslope.referee.tracing import trace as run_trace
+
+        path = picture or Path(f"trace-{landscape(function).name}.svg")
+        drawing.check_path(path)
+        keys = _words(methods)
+        found = run_trace(function, keys, trials=trials, steps=steps, seed=seed)
+        drawing.save(path, tracepicture.picture(found))
+        tracepicture.report(found, path, as_json=as_json)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 `race(workload, methods=[...])` is the whole of it; `Workload` describes what is trained, `Recipe` a method under a name
 of its own; `from_module`, `from_trainer` and `from_lightning` make a workload of a module, of a Hugging Face `Trainer`
-and of a Lightning module. Names are loaded at first use.
+and of a Lightning module. `profile` scores times over several workloads, `trace` draws paths. Names are loaded at first use.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from downslope.referee.adapters.lightning import from_lightning
     from downslope.referee.adapters.module import from_module
     from downslope.referee.errors import RaceError
+    from downslope.referee.landscapes import Landscape
     from downslope.referee.profiles import Profile, profile
     from downslope.referee.protocol import race
     from downslope.referee.recipe import Recipe
     from downslope.referee.results import Result
+    from downslope.referee.tracing import trace
     from downslope.referee.workload import Workload, load_workload
 
 __all__ = [
+    "Landscape",
     "Profile",
     "RaceError",
     "Recipe",
@@ -33,9 +36,11 @@ __all__ = [
     "load_workload",
     "profile",
     "race",
+    "trace",
 ]
 
 _HOMES = {
+    "Landscape": "landscapes",
     "Profile": "profiles",
     "RaceError": "errors",
     "Recipe": "recipe",
@@ -47,6 +52,7 @@ _HOMES = {
     "load_workload": "workload",
     "profile": "profiles",
     "race": "protocol",
+    "trace": "tracing",
 }
 
 

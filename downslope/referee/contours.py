@@ -11,8 +11,8 @@ __all__ = ["level_lines"]
 Point = tuple[float, float]
 Edge = tuple[int, int, int]  # of the grid: row, column, and 0 for the edge to the right or 1 for the edge upwards
 
-# The edges of a cell that the line crosses (0 bottom, 1 right, 2 top, 3 left), by which of its corners lie above the level
-# (bits 1, 2, 4, 8: lower left, lower right, upper right, upper left). Saddle cells (5, 10) are cut into two.
+# The edges of a cell that the line crosses (0 bottom, 1 right, 2 top, 3 left), by which of its corners lie above the
+# level (bits 1, 2, 4, 8: lower left, lower right, upper right, upper left). Saddle cells (5, 10) are cut into two.
 CROSSED: dict[int, tuple[tuple[int, int], ...]] = {
     1: ((3, 0),),
     2: ((0, 1),),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
-__all__ = ["HUES", "STYLE", "points", "spread", "svg"]
+from downslope.referee.errors import RaceError
+from downslope.referee.files import make_folder, write_text
+
+__all__ = ["HUES", "STYLE", "check_path", "points", "save", "spread", "svg"]
 
 HUES = ("#3b6fb6", "#d9622b", "#2f8f6b", "#a4569c", "#b8860b", "#5aa3c7", "#c2455c", "#7a7f3a", "#7b68c4", "#8d6e63")
 """Colours that differ in lightness as well as in hue, and are read on white and on black."""
@@ -49,3 +53,25 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
         found[i] = ceiling = min(found[i], ceiling)
         ceiling -= gap
     return found
+
+
+def check_path(path: Path) -> None:
+    """Refuse, before anything runs, a file that cannot be written."""
+    try:
+        make_folder(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def save(path: Path, picture: str) -> None:
+    """Write a picture, whole or not at all."""
+    try:
+        write_text(path, picture)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RaceError:
+    return RaceError(f"cannot write {path} ({error.strerror or error}); name another file.", bad_input=True)

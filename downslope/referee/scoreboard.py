@@ -7,17 +7,15 @@ import math
 import sys
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from downslope.referee.drawing import HUES, points, spread, svg
 from downslope.referee.errors import RaceError
-from downslope.referee.files import write_text
 from downslope.referee.profiles import Profile
 
-__all__ = ["pairs", "picture", "plain", "ranked", "report", "save", "show"]
+__all__ = ["pairs", "picture", "plain", "ranked", "report", "show"]
 
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 56, 210, 44, 52
@@ -50,16 +48,6 @@ def report(profile: Profile, *, as_json: bool = False) -> None:
         sys.stdout.write("\n".join(plain(profile)) + "\n")
     for submission, workload in profile.absent:
         sys.stderr.write(f"downslope: the table has no time of {submission} on {workload}; it counts as a miss.\n")
-
-
-def save(profile: Profile, path: Path) -> None:
-    """Write the picture, whole or not at all."""
-    try:
-        write_text(path, picture(profile))
-    except OSError as error:
-        raise RaceError(
-            f"cannot write {path} ({error.strerror or error}); name another file.", bad_input=True
-        ) from error
 
 
 def ranked(profile: Profile) -> list[str]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from downslope.referee.contours import level_lines
 from downslope.referee.drawing import HUES, points, svg
 from downslope.referee.landscapes import Landscape
-from downslope.referee.trace import Path, Trace
+from downslope.referee.tracing import Path, Trace
 from downslope.referee.words import number
 
-__all__ = ["outcome", "picture", "settings"]
+__all__ = ["outcome", "picture", "report", "settings"]
 
-PLOT, SIDE, LEFT, TOP, BOTTOM = 640, 280, 20, 66, 40
+PLOT, SIDE, LEFT, TOP, BOTTOM = 640, 280, 20, 66, 32
 LINES, GRID = 16, 240
 
 STYLE = """
@@ -48,6 +53,27 @@ def outcome(path: Path) -> str:
     return f"arrived at step {path.arrived}" if path.arrived is not None else f"not arrived, ends at {path.final:.2g}"
 
 
+def report(trace: Trace, path: FilePath, *, as_json: bool = False) -> None:
+    """Print what the picture shows: as JSON, as a table on a terminal, as lines with tabs elsewhere."""
+    if as_json:
+        sys.stdout.write(json.dumps(trace.to_json() | {"picture": str(path)}, allow_nan=False) + "\n")
+        return
+    head = ("method", "tuned to", "steps", "final value", "settings that arrive")
+    rows = []
+    for p in trace.paths:
+        steps = p.broken or ("not arrived" if p.arrived is None else str(p.arrived))
+        rows.append((p.method, settings(p.hyper), steps, f"{p.final:.3g}", f"{p.hits} of {p.tried}"))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        sys.stdout.write("".join("\t".join(row) + "\n" for row in [head, *rows]) + f"Picture: {path}\n")
+        return
+    table = Table(*head, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"Picture: {path}", markup=False, soft_wrap=True)
+
+
 def picture(trace: Trace) -> str:
     """The whole picture as SVG."""
     ground = trace.landscape
@@ -71,14 +97,20 @@ def picture(trace: Trace) -> str:
     parts += [*_marks(ground, place), f'</g><rect class="outline" {frame} stroke-width="0.6"/>']
     parts += _names(trace, drawn, height)
     parts += _legend(trace)
-    caption = (
-        f"Each method at its best of {trace.trials} quasi-random settings (constant learning rates), {trace.steps} steps "
-        f"from the same start. Arrived: within {number(ground.tolerance)} of the minimum's value, and staying there."
-    )
-    bottom = max(TOP + height, TOP + 62 * len(trace.paths))
-    parts.append(f'<text class="small" x="{LEFT}" y="{bottom + 24}">{escape(caption)}</text>')
+    bottom = max(TOP + height, TOP + 62 * len(trace.paths)) + 24
+    for k, words in enumerate(_caption(trace)):
+        parts.append(f'<text class="small" x="{LEFT}" y="{bottom + 16 * k}">{escape(words)}</text>')
     spoken = "; ".join(f"{p.method} {outcome(p)}" for p in trace.paths)
     return svg(LEFT + PLOT + SIDE, bottom + BOTTOM, f"Paths on {ground.name}: {spoken}", parts, STYLE)
+
+
+def _caption(trace: Trace) -> tuple[str, str]:
+    return (
+        f"Each method at its best of {trace.trials} quasi-random settings (constant learning rates), "
+        f"{trace.steps} steps from the same start.",
+        f"Arrived: within {number(trace.landscape.tolerance)} of the minimum's value, and staying there. Ring: start; "
+        f"star: minimum; cross: diverged; dots: steps.",
+    )
 
 
 def _levels(ground: Landscape, place: Place) -> list[str]:
@@ -118,11 +150,11 @@ def _visible(line: Sequence[tuple[float, float]], height: float) -> list[tuple[f
 
 def _path(path: Path, line: Sequence[tuple[float, float]], hue: str) -> list[str]:
     """A path with a dot for every step, and a cross where it diverged."""
-    thin = points(_thinned(line, 0.3))
+    corners = f'points="{points(_thinned(line, 0.3))}"'
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.7"/>' for x, y in _thinned(line, 1.0)[1:])
     found = [
-        f'<g fill="none" stroke-linejoin="round"><polyline class="halo" points="{thin}" stroke-width="4.5" opacity="0.75"/>',
-        f'<polyline points="{thin}" stroke="{hue}" stroke-width="1.8"/></g>',
+        f'<g fill="none" stroke-linejoin="round"><polyline class="halo" {corners} stroke-width="4.5" opacity="0.75"/>',
+        f'<polyline {corners} stroke="{hue}" stroke-width="1.8"/></g>',
         f'<g fill="{hue}">{dots}</g>',
     ]
     if path.broken is not None:
@@ -183,7 +215,7 @@ def _legend(trace: Trace) -> list[str]:
         y = TOP + 14 + 62 * i
         found.append(f'<circle cx="{x}" cy="{y - 4}" r="5" fill="{HUES[i % len(HUES)]}"/>')
         found.append(f'<text class="title" x="{x + 12}" y="{y}">{escape(path.method)}</text>')
-        tried = f"{path.hits} of {trace.trials} settings arrive" if path.hyper else "no settings to try"
+        tried = f"{path.hits} of {path.tried} settings arrive"
         for k, words in enumerate((settings(path.hyper), outcome(path), tried)):
             found.append(f'<text class="small" x="{x + 12}" y="{y + 15 + 14 * k}">{escape(words)}</text>')
     return found

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +48,7 @@ class Path:
         arrived: the step from which the value stays within the tolerance, or None.
         broken: why the path ended early, or None.
         hits: how many of the trials arrived.
+        tried: how many trials there were; one for a method with nothing to tune.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Path:
     arrived: int | None
     broken: str | None
     hits: int = 0
+    tried: int = 1
 
     @property
     def final(self) -> float:
@@ -90,6 +92,7 @@ class Trace:
                     "hyper": p.hyper,
                     "arrived": p.arrived,
                     "hits": p.hits,
+                    "tried": p.tried,
                     "final": p.final if math.isfinite(p.final) else None,
                     "broken": p.broken,
                     "points": [list(point) for point in p.points],
@@ -154,8 +157,7 @@ def _refuse(key: str, ground: Landscape) -> None:
         _optimizer(key, _Walker(ground.start), {})
     except ArgumentError as error:
         raise RaceError(
-            f"{key!r} cannot be traced, for a point of two numbers has no matrix ({error}); leave it out.",
-            bad_input=True,
+            f"{key!r} cannot be traced: it refuses a point of two numbers ({error}) Leave it out.", bad_input=True
         ) from error
 
 
@@ -175,7 +177,7 @@ def _best(key: str, ground: Landscape, trials: int, noise: np.ndarray, seed: int
         paths = [_walk(key, ground, hyper, noise, seed) for hyper in settings]
     hits = sum(p.arrived is not None for p in paths)
     best = min(paths, key=lambda p: (math.inf if p.arrived is None else p.arrived, p.broken is not None, p.final))
-    return Path(**{**vars(best), "hits": hits})
+    return replace(best, hits=hits, tried=len(paths))
 
 
 def _walk(key: str, ground: Landscape, hyper: Mapping[str, Any], noise: np.ndarray, seed: int) -> Path:
