@@ -2,7 +2,9 @@
 
 `race(workload, methods=[...])` is the whole of it; `Workload` describes what is trained, `Recipe` a method under a name
 of its own; `from_module`, `from_trainer` and `from_lightning` make a workload of a module, of a Hugging Face `Trainer`
-and of a Lightning module. `profile` scores times over several workloads, `trace` draws paths. Names are loaded at first use.
+and of a Lightning module. `profile` scores times over several workloads, `trace` draws paths.
+
+Names are loaded at first use.
 """
 
 from __future__ import annotations
