@@ -108,6 +108,12 @@ class Judgement:
     margin: float
     note: str
 
+    @property
+    def settled(self) -> bool:
+        """Whether every comparison with the fastest and with the baseline has a word by the verdict's measure."""
+        ours = (*self.against_fastest, *self.against_baseline)
+        return self.decided and all(c.word in DECIDED for c in ours if c.measure == self.measure)
+
 
 def judge(
     standings: Sequence[Standing],
@@ -186,7 +192,8 @@ class _Measure:
         bounds = {pair: self._bounds(pair) for pair in pairs}
         tests = {pair: self._test(pair, bounds[pair]) for pair in pairs}
         groups = {label: runs.scaled(self.seconds[label]) for label, runs in self.steps.items()}
-        different = adjust_pairs(groups, {pair: test.p for pair, test in tests.items()})
+        until = 1.0 if detail else self.level
+        different = adjust_pairs(groups, {pair: test.p for pair, test in tests.items()}, until)
         alike = [equivalence(self.steps[a], self.steps[b], self.margin, bounds[a, b]) for a, b in pairs]
         same = dict(zip(pairs, holm([each.p for each in alike]), strict=True))
         both = [c for each in earlier for c in (each, each.swapped())]

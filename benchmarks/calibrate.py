@@ -1,0 +1,188 @@
+"""How often the referee's verdicts are wrong, and how often they see what is there: `make calibrate`.
+
+Races with a known truth are judged as real ones are: simulated arrivals (`benchmarks.simulated`) and a tiny network
+that really trains (`benchmarks.tiny`). Prints the share of races with any wrong word, with its interval, against the
+level, and the power on a planted difference; writes all of it to a JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.simulated import Setting, claims, race, wrong
+from downslope.referee.verdict import LEVEL
+
+__all__ = ["main"]
+
+console = Console()
+
+TIED = (1.0, 1.0)
+SHAPES: dict[str, dict[str, Any]] = {
+    "lognormal, spread 10 %": {},
+    "lognormal, spread 3 %": {"spread": 0.03, "grid": 3},
+    "lognormal, spread 40 %": {"spread": 0.4},
+    "many ties (evaluated every 30 steps)": {"grid": 30, "spread": 0.06},
+    "20 % censored": {"missed": 0.2},
+    "50 % censored": {"missed": 0.5},
+    "15 % diverge": {"diverged": 0.15},
+    "steps twice as dear": {"step_times": (1.0, 2.0)},
+    "steps twice as dear, 50 % censored": {"step_times": (1.0, 2.0), "missed": 0.5},
+    "steps 1.5 times as dear, many ties": {"step_times": (1.0, 1.5), "grid": 30, "spread": 0.06},
+}
+FAMILIES: dict[str, tuple[float, ...]] = {
+    "three alike": (1.0,) * 3,
+    "four alike": (1.0,) * 4,
+    "six alike": (1.0,) * 6,
+    "two tied pairs": (1.0, 1.0, 2.0, 2.0),
+    "two tied pairs, baseline behind": (2.0, 2.0, 1.0, 1.0),
+    "three tied pairs": (2.0, 2.0, 1.0, 1.0, 3.0, 3.0),
+    "two tied triples": (1.0,) * 3 + (2.0,) * 3,
+    "one ahead of four": (0.5, 1.0, 1.0, 1.0, 1.0),
+}
+
+
+def null_settings() -> Iterator[Setting]:
+    """Races in which some methods are truly alike."""
+    for name, shape in SHAPES.items():
+        for seeds in (5, 8):
+            yield Setting(name=name, seeds=seeds, ratios=TIED, **shape)
+        yield Setting(name=name, seeds=5, max_seeds=20, ratios=TIED, **shape)
+    for name, ratios in FAMILIES.items():
+        yield Setting(name=name, seeds=5, ratios=ratios)
+        yield Setting(name=name, seeds=8, ratios=ratios, missed=0.2)
+        yield Setting(name=name, seeds=5, max_seeds=20, ratios=ratios)
+
+
+def margin_settings() -> Iterator[Setting]:
+    """Races of methods that differ by exactly the margin; steps alone, where equivalence is easiest to reach."""
+    for margin in (0.05, 0.2):
+        for spread in (0.01, 0.03, 0.1):
+            for seeds, most in ((5, None), (20, None), (5, 20)):
+                shape: dict[str, Any] = {"seeds": seeds, "max_seeds": most, "spread": spread, "margin": margin}
+                yield Setting(
+                    name=f"differ by {100 * margin:g} %", ratios=(1.0, 1 + margin), grid=1, timed=False, **shape
+                )
+    for name in ("20 % censored", "50 % censored", "15 % diverge"):
+        yield Setting(
+            name=f"differ by 20 %, {name}", ratios=(1.0, 1.2), seeds=12, margin=0.2, grid=1, timed=False, **SHAPES[name]
+        )
+    yield Setting(name="differ by 5 %, coarse grid", ratios=(1.0, 1.05), seeds=20, spread=0.01, grid=15, timed=False)
+    yield Setting(name="three, each 20 % apart", ratios=(1.0, 1.2, 1.44), seeds=12, margin=0.2, grid=1, timed=False)
+    yield Setting(name="differ by 10 %, by time", ratios=(1.0, 1.1), seeds=20, spread=0.02, grid=3, margin=0.1)
+
+
+def power_settings() -> Iterator[Setting]:
+    """Races in which the second method truly needs 20 % longer, and races of equals that could be called so."""
+    for spread in (0.03, 0.1, 0.2):
+        for seeds in (3, 5, 8, 12, 20):
+            yield Setting(name="20 % longer", ratios=(1.0, 1.2), seeds=seeds, spread=spread, grid=3)
+        yield Setting(name="20 % longer", ratios=(1.0, 1.2), seeds=5, max_seeds=20, spread=spread, grid=3)
+    for spread in (0.01, 0.03, 0.1):
+        for seeds in (5, 12, 20):
+            yield Setting(name="alike", seeds=seeds, spread=spread, grid=3, timed=False)
+    yield Setting(name="alike", seeds=5, max_seeds=20, spread=0.03, grid=3, timed=False)
+
+
+def tally(setting: Setting, races: int, seed: int) -> dict[str, Any]:
+    """Judge so many races of a setting, and count what was said of them."""
+    rng = np.random.default_rng(seed)
+    false, words, seeds = 0, dict.fromkeys(("better", "worse", "equivalent", "no evidence"), 0), 0
+    for _ in range(races):
+        judgement, ran = race(setting, rng)
+        said = claims(setting, judgement)
+        false += any(wrong(setting, c) for c in said)
+        seeds += ran
+        for c in said:
+            words[c.word] += 1
+    return row(setting, races, false, words, seeds / races)
+
+
+def row(setting: Setting, races: int, false: int, words: dict[str, int], seeds: float) -> dict[str, Any]:
+    """What came of a setting's races: how many had a wrong word, with the interval of that share, and all words."""
+    low, high = wilson(false, races)
+    return {
+        "setting": asdict(setting),
+        "races": races,
+        "wrong": false,
+        "share": false / races,
+        "low": low,
+        "high": high,
+        "words": words,
+        "mean_seeds": seeds,
+    }
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z, p = 1.96, k / n
+    middle, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - width) / (1 + z * z / n)), (middle + width) / (1 + z * z / n)
+
+
+def _job(job: tuple[str, Setting, int, int]) -> tuple[str, dict[str, Any]]:
+    part, setting, races, seed = job
+    return part, tally(setting, races, seed)
+
+
+def simulate(races: int, processes: int) -> dict[str, list[dict[str, Any]]]:
+    """All simulated settings."""
+    parts = {"alike": null_settings(), "margin": margin_settings(), "power": power_settings()}
+    jobs = [
+        (part, setting, _fewer(setting, races), 1000 * i + len(setting.ratios))
+        for part, settings in parts.items()
+        for i, setting in enumerate(settings)
+    ]
+    found: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for part, result in pool.imap(_job, jobs):
+            found[part].append(result)
+            console.print(line(result), markup=False, highlight=False, soft_wrap=True)
+    return found
+
+
+def _fewer(setting: Setting, races: int) -> int:
+    """Races of many methods take long."""
+    return races if len(setting.ratios) == 2 else races // 2
+
+
+def line(result: dict[str, Any]) -> str:
+    """A row for people."""
+    s = result["setting"]
+    seeds = f"{s['seeds']}" if not s["max_seeds"] else f"{s['seeds']} to {s['max_seeds']}"
+    said = sum(result["words"].values())
+    words = ", ".join(f"{word} {count / said:.1%}" for word, count in result["words"].items() if count)
+    flag = " ABOVE THE LEVEL" if result["low"] > LEVEL else ""
+    return (
+        f"{s['name']:<38} methods {len(s['ratios'])}  seeds {seeds:<8} spread {s['spread']:<5g} "
+        f"wrong {result['share']:.1%} ({result['low']:.1%} to {result['high']:.1%}) of {result['races']}{flag}; {words}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the calibration."""
+    parser = argparse.ArgumentParser(prog="make calibrate", description=__doc__)
+    parser.add_argument("--races", type=int, default=1000, help="simulated races of each setting (default 1000)")
+    parser.add_argument("--quick", action="store_true", help="200 simulated races of each setting")
+    parser.add_argument("--processes", type=int, default=2, help="processes at once (default 2)")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    chosen = parser.parse_args(arguments)
+    start = time.time()
+    results: dict[str, Any] = {"level": LEVEL, **simulate(200 if chosen.quick else chosen.races, chosen.processes)}
+    results["seconds"] = round(time.time() - start)
+    if chosen.out:
+        chosen.out.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
