@@ -29,16 +29,17 @@ console = Console()
 
 TIED = (1.0, 1.0)
 SHAPES: dict[str, dict[str, Any]] = {
-    "lognormal, spread 10 %": {},
-    "lognormal, spread 3 %": {"spread": 0.03, "grid": 3},
-    "lognormal, spread 40 %": {"spread": 0.4},
-    "many ties (evaluated every 30 steps)": {"grid": 30, "spread": 0.06},
+    "lognormal": {},
+    "many ties": {"grid": 30, "spread": 0.06},
     "20 % censored": {"missed": 0.2},
     "50 % censored": {"missed": 0.5},
     "15 % diverge": {"diverged": 0.15},
-    "steps twice as dear": {"step_times": (1.0, 2.0)},
-    "steps twice as dear, 50 % censored": {"step_times": (1.0, 2.0), "missed": 0.5},
-    "steps 1.5 times as dear, many ties": {"step_times": (1.0, 1.5), "grid": 30, "spread": 0.06},
+}
+UNEQUAL: dict[str, dict[str, Any]] = {
+    "by time": {},
+    "by time, steps twice as dear": {"step_times": (1.0, 2.0)},
+    "by time, twice as dear, 50 % censored": {"step_times": (1.0, 2.0), "missed": 0.5},
+    "by time, 1.5 times as dear, many ties": {"step_times": (1.0, 1.5), "grid": 30, "spread": 0.06},
 }
 FAMILIES: dict[str, tuple[float, ...]] = {
     "three alike": (1.0,) * 3,
@@ -53,32 +54,33 @@ FAMILIES: dict[str, tuple[float, ...]] = {
 
 
 def null_settings() -> Iterator[Setting]:
-    """Races in which some methods are truly alike."""
+    """Races in which some methods are truly alike: by steps, where all of the level goes to the test, then by time."""
     for name, shape in SHAPES.items():
         for seeds in (5, 8):
-            yield Setting(name=name, seeds=seeds, ratios=TIED, **shape)
-        yield Setting(name=name, seeds=5, max_seeds=20, ratios=TIED, **shape)
+            yield Setting(name=name, seeds=seeds, ratios=TIED, timed=False, **shape)
+        yield Setting(name=name, seeds=5, max_seeds=20, ratios=TIED, timed=False, **shape)
+    for name, shape in UNEQUAL.items():
+        yield Setting(name=name, seeds=5, ratios=TIED, **shape)
     for name, ratios in FAMILIES.items():
-        yield Setting(name=name, seeds=5, ratios=ratios)
-        yield Setting(name=name, seeds=8, ratios=ratios, missed=0.2)
-        yield Setting(name=name, seeds=5, max_seeds=20, ratios=ratios)
+        yield Setting(name=name, seeds=5, ratios=ratios, timed=False)
+        if len(ratios) < 6:
+            yield Setting(name=name, seeds=5, max_seeds=20, ratios=ratios, timed=False)
+    yield Setting(name="two tied pairs, 30 % censored", seeds=8, ratios=(1.4, 1.4, 1.0, 1.0), missed=0.3, timed=False)
+    yield Setting(name="two tied pairs, by time", seeds=5, ratios=FAMILIES["two tied pairs, baseline behind"])
 
 
 def margin_settings() -> Iterator[Setting]:
-    """Races of methods that differ by exactly the margin; steps alone, where equivalence is easiest to reach."""
-    for margin in (0.05, 0.2):
-        for spread in (0.01, 0.03, 0.1):
-            for seeds, most in ((5, None), (20, None), (5, 20)):
-                shape: dict[str, Any] = {"seeds": seeds, "max_seeds": most, "spread": spread, "margin": margin}
-                yield Setting(
-                    name=f"differ by {100 * margin:g} %", ratios=(1.0, 1 + margin), grid=1, timed=False, **shape
-                )
+    """Races of methods that differ by exactly the margin; by steps, where equivalence is easiest to reach."""
+    for margin, spread in ((0.05, 0.01), (0.05, 0.03), (0.2, 0.03), (0.2, 0.1)):
+        for seeds, most in ((5, None), (20, None), (5, 20)):
+            shape: dict[str, Any] = {"seeds": seeds, "max_seeds": most, "spread": spread, "margin": margin}
+            yield Setting(name=f"differ by {100 * margin:g} %", ratios=(1.0, 1 + margin), grid=1, timed=False, **shape)
     for name in ("20 % censored", "50 % censored", "15 % diverge"):
-        yield Setting(
-            name=f"differ by 20 %, {name}", ratios=(1.0, 1.2), seeds=12, margin=0.2, grid=1, timed=False, **SHAPES[name]
-        )
+        shape = {"seeds": 12, "margin": 0.2, "timed": False, **SHAPES[name]}
+        yield Setting(name=f"differ by 20 %, {name}", ratios=(1.0, 1.2), grid=1, **shape)
     yield Setting(name="differ by 5 %, coarse grid", ratios=(1.0, 1.05), seeds=20, spread=0.01, grid=15, timed=False)
-    yield Setting(name="three, each 20 % apart", ratios=(1.0, 1.2, 1.44), seeds=12, margin=0.2, grid=1, timed=False)
+    triple: dict[str, Any] = {"seeds": 12, "margin": 0.2, "timed": False}
+    yield Setting(name="three, each 20 % apart", ratios=(1.0, 1.2, 1.44), grid=1, **triple)
     yield Setting(name="differ by 10 %, by time", ratios=(1.0, 1.1), seeds=20, spread=0.02, grid=3, margin=0.1)
 
 
@@ -86,8 +88,11 @@ def power_settings() -> Iterator[Setting]:
     """Races in which the second method truly needs 20 % longer, and races of equals that could be called so."""
     for spread in (0.03, 0.1, 0.2):
         for seeds in (3, 5, 8, 12, 20):
-            yield Setting(name="20 % longer", ratios=(1.0, 1.2), seeds=seeds, spread=spread, grid=3)
-        yield Setting(name="20 % longer", ratios=(1.0, 1.2), seeds=5, max_seeds=20, spread=spread, grid=3)
+            yield Setting(name="20 % longer", ratios=(1.0, 1.2), seeds=seeds, spread=spread, grid=3, timed=False)
+        staged: dict[str, Any] = {"seeds": 5, "max_seeds": 20, "spread": spread, "timed": False}
+        yield Setting(name="20 % longer", ratios=(1.0, 1.2), grid=3, **staged)
+    for seeds in (5, 8):
+        yield Setting(name="20 % longer, by time", ratios=(1.0, 1.2), seeds=seeds, grid=3)
     for spread in (0.01, 0.03, 0.1):
         for seeds in (5, 12, 20):
             yield Setting(name="alike", seeds=seeds, spread=spread, grid=3, timed=False)

@@ -82,7 +82,7 @@ def _turns(setting: Setting, rng: np.random.Generator) -> dict[str, list[float]]
     }
 
 
-def _standing(label: str, arrivals: Sequence[float], budget: int, grid: int, turns: dict[str, list[float]]) -> Standing:
+def _standing(label: str, arrivals: np.ndarray, budget: int, grid: int, turns: dict[str, list[float]]) -> Standing:
     times = tuple(float(t) for t in arrivals)
     middle = median_time([min(t, budget) for t in times], [math.isfinite(t) for t in times])
     second = float(np.median(turns[label])) if turns else None

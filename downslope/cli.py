@@ -150,6 +150,11 @@ def race(
     methods: Annotated[str, typer.Option(help="Keys of methods, separated by commas; the first is the baseline.")],
     trials: Annotated[int, typer.Option(help="Tuning trials per method.", rich_help_panel=TUNING)] = 8,
     seeds: Annotated[int, typer.Option(help="Fresh runs per method at its tuned point.")] = 5,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="Add seeds until the verdict is reached.")
+    ] = False,
+    max_seeds: Annotated[int | None, typer.Option(help="The most seeds with --until-decided (default 20).")] = None,
+    margin: Annotated[float, typer.Option(help="Differences up to this factor are equivalent; 0.05 is 5 %.")] = 0.05,
     budget: Annotated[float, typer.Option(help="Factor on the workload's number of steps.")] = 1.0,
     self_tuning: Annotated[
         bool, typer.Option("--self-tuning", help="The cards' defaults instead of tuning.", rich_help_panel=TUNING)
@@ -186,6 +191,9 @@ def race(
             methods=_words(methods),
             trials=trials,
             seeds=seeds,
+            until_decided=until_decided,
+            max_seeds=max_seeds,
+            margin=margin,
             budget=budget,
             self_tuning=self_tuning,
             sampler=sampler,

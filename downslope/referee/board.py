@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from downslope.referee.plan import Entry, Plan, Task
-from downslope.referee.store import REPORT, Claim
+from downslope.referee.store import Claim
 from downslope.referee.survival import median_interval
 from downslope.referee.trial import Record
 
@@ -103,7 +103,7 @@ class Board:
 
     def _look(self) -> None:
         """Read from the store what all processes have done."""
-        self._claims = [c for c in self._source.claims() if c.task != REPORT]
+        self._claims = [c for c in self._source.claims() if c.task in self._source.tasks and c.state != "skipped"]
         self._records = self._source.records()
 
     def _done(self) -> tuple[int, int]:

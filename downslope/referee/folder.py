@@ -98,7 +98,7 @@ class FolderHome:
         with mirror.engine.begin() as connection:
             TASKS.create(connection)
             texts = {key: record_text(record) for key, record in found.items()}
-            insert_rows(connection, rows(self.plan.digest, [*tasks, REPORT], texts))
+            insert_rows(connection, rows(self.plan.digest, [*tasks, *self.plan.look_keys(), REPORT], texts))
         for key, record in found.items():
             mirror.add(tasks[key], record)
         mirror.forget()

@@ -12,6 +12,7 @@ from typing import Any
 from downslope.referee.errors import RaceError
 from downslope.referee.files import read_json
 from downslope.referee.recipe import Recipe, candidates, known_beforehand
+from downslope.referee.sequential import Look, look_key, looks
 from downslope.referee.trust import check_fields, check_names, check_size
 
 __all__ = ["Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan"]
@@ -59,7 +60,10 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is raced, under which protocol, from which seed, by which version."""
+    """What is raced, under which protocol, from which seed, by which version.
+
+    With `max_seeds`, a race begins with `seeds` and adds more until its verdict is reached.
+    """
 
     workloads: tuple[Entry, ...]
     methods: tuple[Recipe, ...]
@@ -72,6 +76,8 @@ class Plan:
     seed: int
     version: str
     threads: int = field(compare=False)
+    margin: float = 0.05
+    max_seeds: int | None = None
 
     def tasks(self) -> list[Task]:
         """Every run of the race in the order in which they are best done: all methods advance together."""
@@ -85,7 +91,7 @@ class Plan:
                 for m in self.methods:
                     known = {**m.fixed, **points[m.label][i]} if i < len(points[m.label]) else None
                     runs.append(_task(w, m, "tune", i, seed, known))
-            for i in range(self.seeds):
+            for i in range(self.max_seeds or self.seeds):
                 for m in self.methods:
                     seed = derive_seed(self.seed, w.name, m.label, i)
                     runs.append(_task(w, m, "seed", i, seed, None if self.trials else dict(m.fixed)))
@@ -97,6 +103,15 @@ class Plan:
         space = recipe.space or {}
         count = known_beforehand(self.sampler, self.trials, space)
         return candidates(space, count, self.seed, even=self.sampler != "random")
+
+    @property
+    def looks(self) -> list[Look]:
+        """When the race is judged: once after all seeds, or in stages where `max_seeds` says until when."""
+        return looks(self.seeds, self.max_seeds or self.seeds)
+
+    def look_keys(self) -> list[str]:
+        """The tasks besides the trials that judge the race on the way."""
+        return [look_key(number) for number in range(1, len(self.looks))]
 
     def entry(self, name: str) -> Entry:
         """The workload called `name`."""

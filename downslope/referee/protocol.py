@@ -24,20 +24,24 @@ from downslope.referee.errors import RaceError
 from downslope.referee.events import Events, Listener
 from downslope.referee.files import guard
 from downslope.referee.loggers import open_events, open_loggers
+from downslope.referee.looking import awaited, look
 from downslope.referee.machine import machine_facts
 from downslope.referee.memory import measure_memory
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.recipe import PRUNERS, SAMPLERS, Catalogue, Recipe, entrants
 from downslope.referee.results import Result
+from downslope.referee.sequential import LOOK
 from downslope.referee.standing import chosen
 from downslope.referee.store import DEATHS, REPORT, Claim, Store, TakenOver
 from downslope.referee.timing import Runner, measure_seconds
 from downslope.referee.trial import Record, own_randomness, run_trial
 from downslope.referee.tuning import bars, propose, refuse_idle_pruner, refuse_missing_sampler, waits_for
+from downslope.referee.verdict import MARGIN
 
 __all__ = ["race"]
 
 POLL = 0.3
+MAX_SEEDS = 20
 
 
 def race(
@@ -46,6 +50,9 @@ def race(
     methods: Sequence[str | Recipe],
     trials: int = 8,
     seeds: int = 5,
+    until_decided: bool = False,
+    max_seeds: int | None = None,
+    margin: float = MARGIN,
     budget: float = 1.0,
     self_tuning: bool = False,
     sampler: str = "quasi-random",
@@ -66,6 +73,9 @@ def race(
         methods: keys of methods, or `Recipe`s; the first is the baseline that the others are compared with.
         trials: tuning trials of each method in its own search space, each of at most the workload's steps.
         seeds: fresh runs at the tuned point, from which the verdict comes.
+        until_decided: add seeds in stages until every comparison with the fastest and the baseline is decided.
+        max_seeds: the most seeds that `until_decided` may come to; 20 if not given.
+        margin: methods whose ratio is shown to differ by less are `equivalent`; 0.05 is 5 %.
         budget: factor on the workload's number of steps.
         self_tuning: take the cards' defaults instead of tuning.
         sampler: places the tuning trials: `quasi-random`, `random`, `tpe`, or `gp` (needs SciPy).
@@ -93,6 +103,7 @@ def race(
         >>> result = ds.race("fashion-mlp", methods=["adamw", "lion"], trials=4, seeds=5)
         >>> print(result)
     """
+    most = _check_judging(seeds, until_decided, max_seeds, margin, len(methods))
     _check_numbers(trials=trials, seeds=seeds, budget=budget, seed=seed)
     _check_tuning(self_tuning, sampler, pruner)
     listeners = [*open_loggers(loggers), *([] if events is None else [open_events(events)])]
@@ -110,6 +121,8 @@ def race(
         seed=seed,
         version=_version(),
         threads=torch.get_num_threads(),
+        margin=float(margin),
+        max_seeds=most,
     )
     refuse_idle_pruner(plan)
     for item, _ in loaded:
@@ -150,7 +163,7 @@ class _Worker:
         while True:
             claim = self.store.claim(self._ready)
             if claim is None:
-                if all(c.state == "done" for c in self.store.claims()):
+                if all(c.over for c in self.store.claims()):
                     return
                 if not waiting:
                     self._note("waiting for another process to finish its part")
@@ -161,6 +174,8 @@ class _Worker:
             try:
                 if claim.task == REPORT:
                     self._conclude(claim)
+                elif claim.task.startswith(LOOK):
+                    self._look(claim)
                 else:
                     self._run(claim)
             except TakenOver as error:
@@ -174,10 +189,8 @@ class _Worker:
         self.events.note(text)
 
     def _ready(self, task: str, done: frozenset[str]) -> bool:
-        """A trial runs when those that decide it are done; the report when all are."""
-        if task == REPORT:
-            return len(done) == len(self.store.tasks)
-        return done.issuperset(waits_for(self.plan, self.store.tasks[task]))
+        """A trial runs when those that decide it are over, and the look before it; the report when all are."""
+        return done.issuperset(awaited(self.plan, self.store.tasks, task))
 
     def _run(self, claim: Claim) -> None:
         task, entry = self.store.tasks[claim.task], self.plan.entry(self.store.tasks[claim.task].workload)
@@ -219,19 +232,37 @@ class _Worker:
     def _maker(self, method: str) -> Callable[..., Any]:
         return lambda model, **hyper: self.catalogue.make(method, model, **hyper)
 
+    def _look(self, claim: Claim) -> None:
+        """Judge the race on the way; nothing else runs meanwhile, so seconds per step can be measured."""
+        for entry in self.plan.workloads:
+            self._measure_time(entry)
+        look(self.store, claim.task)
+        self.store.finish(claim, None)
+
+    def _tuned(self, entry: Entry) -> dict[str, Any]:
+        """The tuned points of the methods that have one."""
+        records = self.store.records()
+        points = {m.label: chosen(self.plan, records, entry.name, m.label) for m in self.plan.methods}
+        return {label: point for label, point in points.items() if point is not None}
+
+    def _measure_time(self, entry: Entry) -> None:
+        if self.store.kept(f"timing-{entry.name}") is not None:
+            return
+        points = self._tuned(entry)
+        self.board.note(f"{entry.name}: timing {len(points)} methods in turns")
+        ran = [m for m in self.plan.methods if m.label in points]
+        runners = [Runner(m.label, self._timed(m.method, points[m.label])) for m in ran]
+        self.store.keep(f"timing-{entry.name}", measure_seconds(self.workloads[entry.name], runners))
+
     def _conclude(self, claim: Claim) -> None:
         """Measure time and memory with nothing else running, and write the report."""
         self.events.settle()
-        records = self.store.records()
         for entry in self.plan.workloads:
-            points = {m.label: chosen(self.plan, records, entry.name, m.label) for m in self.plan.methods}
-            ran = [m for m in self.plan.methods if points[m.label] is not None]
-            if self.store.kept(f"timing-{entry.name}") is None:
-                self._note(f"{entry.name}: timing {len(ran)} methods in turns")
-                runners = [Runner(m.label, self._timed(m.method, points[m.label] or {})) for m in ran]
-                self.store.keep(f"timing-{entry.name}", measure_seconds(self.workloads[entry.name], runners))
+            self._measure_time(entry)
             if self.store.kept(f"memory-{entry.name}") is None:
-                self._note(f"{entry.name}: peak memory of {len(ran)} methods in fresh processes")
+                points = self._tuned(entry)
+                self.board.note(f"{entry.name}: peak memory of {len(points)} methods in fresh processes")
+                ran = [m for m in self.plan.methods if m.label in points]
                 jobs = [{"label": m.label, "method": m.method, "hyper": points[m.label]} for m in ran]
                 self.store.keep(f"memory-{entry.name}", measure_memory(entry.source, jobs, threads=self.plan.threads))
         results.write(self.store)
@@ -327,6 +358,29 @@ def _check_tuning(self_tuning: bool, sampler: str, pruner: str) -> None:
                 bad_input=True,
             )
     refuse_missing_sampler(sampler)
+
+
+def _check_judging(seeds: Any, until_decided: Any, max_seeds: Any, margin: Any, methods: int) -> int | None:
+    """The most seeds of a sequential race, or None for a race of as many seeds as are given."""
+
+    def refuse(sentence: str) -> None:
+        raise RaceError(f"race: {sentence}", bad_input=True)
+
+    if isinstance(margin, bool) or not isinstance(margin, numbers.Real) or not 0 < float(margin) <= 1:
+        refuse(f"margin must be a number above 0 and at most 1 (0.05 is 5 %); got {margin!r}.")
+    if not isinstance(until_decided, bool):
+        refuse(f"until_decided must be True or False; got {until_decided!r}.")
+    if not until_decided:
+        if max_seeds is not None:
+            refuse(f"max_seeds is for until_decided; got max_seeds={max_seeds!r} without it.")
+        return None
+    most = MAX_SEEDS if max_seeds is None else max_seeds
+    whole = isinstance(most, int) and not isinstance(most, bool)
+    if not whole or (isinstance(seeds, int) and most < seeds):
+        refuse(f"max_seeds must be a whole number, not less than seeds ({seeds!r}); got {most!r}.")
+    if methods < 2:
+        refuse("until_decided needs a second method to compare with; name it, or leave until_decided out.")
+    return int(most)
 
 
 def _registry() -> Catalogue:

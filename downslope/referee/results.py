@@ -14,6 +14,7 @@ from typing import Any
 from downslope.referee import report, usage
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
+from downslope.referee.looking import Stand, sequential_content, stand
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.raceprofile import race_profile
 from downslope.referee.standing import Standing, standings
@@ -83,16 +84,17 @@ def write(store: Kept) -> Result:
 def build(store: Kept) -> dict[str, Any]:
     """The whole document."""
     plan, records = store.plan, store.records()
-    missing = len(store.tasks) - len(records)
+    missing = len(store.tasks) - len(records) - len(store.skipped())
     if missing:
         raise RaceError(
             f"the race in {store.folder} is not finished: {missing} of {len(store.tasks)} trials are still to run; "
             f"run its command again to go on."
         )
+    stands = {entry.name: stand(store, entry.name) for entry in plan.workloads}
     found = []
     for entry in plan.workloads:
         timing, memory = (store.kept(f"{what}-{entry.name}") or {} for what in ("timing", "memory"))
-        found.append(_workload(plan, records, entry, timing, memory))
+        found.append(_workload(plan, records, entry, timing, memory, stands[entry.name]))
     placed = _overall(plan, found)
     decided = all(w["judgement"]["decided"] for w in found)
     verdict = found[0]["verdict"] if len(found) == 1 else overall_sentence([w["name"] for w in found], placed, decided)
@@ -105,28 +107,48 @@ def build(store: Kept) -> dict[str, Any]:
         "profile": race_profile([m.label for m in plan.methods], found),
         "machine": store.kept("machine") or {},
         "test": {"name": TEST, "level": LEVEL, "of it for timing": TIMING_SHARE, "timing floor": TIMING_FLOOR},
+        "sequential": sequential_content(plan, stands, {w["name"]: w["judgement"]["settled"] for w in found}),
         "workloads": found,
     }
 
 
 def _workload(
-    plan: Plan, records: Mapping[str, Record], entry: Entry, timing: Mapping[str, Any], memory: Mapping[str, Any]
+    plan: Plan,
+    records: Mapping[str, Record],
+    entry: Entry,
+    timing: Mapping[str, Any],
+    memory: Mapping[str, Any],
+    at: Stand,
 ) -> dict[str, Any]:
-    ranked = standings(plan, records, entry, timing, memory)
-    judgement = judge(ranked, plan.methods[0].label, timing.get("turns", {}))
+    ranked = standings(plan, records, entry, timing, memory, seeds=at.seeds)
+    judgement = judge(
+        ranked,
+        plan.methods[0].label,
+        timing.get("turns", {}),
+        margin=plan.margin,
+        share=at.share,
+        earlier=at.earlier,
+    )
     mine = {key: r for key, r in records.items() if key.startswith(f"{entry.name}/")}
     return {
         "name": entry.name,
-        "verdict": workload_sentence(entry, ranked, judgement),
+        "verdict": workload_sentence(entry, ranked, judgement) + _stages(plan, at),
         "workload": asdict(entry),
         "standings": [
             _finite(asdict(s) | {"hits": s.hits, "waiting": _waiting(s), "use": usage.code(s.method, s.tuned)})
             for s in ranked
         ],
-        "judgement": _finite(asdict(judgement)),
+        "judgement": _finite(asdict(judgement)) | {"settled": judgement.settled},
         "timing": dict(timing),
         "trials": [{"task": key, **r.to_json()} for key, r in mine.items()],
     }
+
+
+def _stages(plan: Plan, at: Stand) -> str:
+    """What the verdict adds in a race that was looked at several times."""
+    if plan.max_seeds is None:
+        return ""
+    return f" It took {at.seeds} of at most {plan.max_seeds} seeds; the level is divided among {len(plan.looks)} looks."
 
 
 def _waiting(s: Standing) -> list[tuple[float, float, float, float]]:

@@ -84,7 +84,8 @@ WORKERS = Table(
 
 @dataclass(frozen=True)
 class Claim:
-    """A row of the table of tasks: `state` is `waiting`, `running` or `done`; `owner` is who had it last.
+    """A row of the table of tasks: `state` is `waiting`, `running`, `done` or `skipped` (not needed);
+    `owner` is who had it last.
 
     `claims` counts how often the task was taken: whoever took it knows its number, and what is stored under an older
     number is refused.
@@ -95,6 +96,11 @@ class Claim:
     owner: str | None
     claims: int
     step: int
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do here."""
+        return self.state in ("done", "skipped")
 
 
 def rows(race: str, tasks: Iterable[str], records: Mapping[str, str]) -> list[dict[str, Any]]:

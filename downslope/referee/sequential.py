@@ -9,10 +9,12 @@ account of how looks depend on each other, which would need to be known for ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["LOOKS", "Look", "looks"]
+__all__ = ["LOOK", "LOOKS", "Look", "look_key", "looks"]
+
+LOOK = "look/"
+"""How the key of a task begins that is a look at the race."""
 
 LOOKS = 4
 """The most looks at a race: each one more costs power."""
@@ -26,7 +28,12 @@ class Look:
     share: float
 
 
-def looks(seeds: int, max_seeds: int) -> Sequence[Look]:
+def look_key(number: int) -> str:
+    """The key of the task that is the look of this number, from 1; the last look has none: it is the report."""
+    return f"{LOOK}{number}"
+
+
+def looks(seeds: int, max_seeds: int) -> list[Look]:
     """At most four looks from `seeds` to `max_seeds`, each half as many seeds again or more.
 
     The share of the level spent up to a look is its share of all seeds, so all of it is spent at the last one.

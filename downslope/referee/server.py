@@ -115,7 +115,7 @@ class ServerHome:
             connection.execute(insert(RACES).values(race=plan.digest, plan=json.dumps(plan.to_json())))
             keys = [task.key for task in plan.tasks()]
             found = {key: record_text(record) for key in keys if (record := self._files.read(key)) is not None}
-            insert_rows(connection, rows(plan.digest, [*keys, REPORT], found))
+            insert_rows(connection, rows(plan.digest, [*keys, *plan.look_keys(), REPORT], found))
             return plan, mirror
 
     # ------------------------------------------------------------- being alive

@@ -87,10 +87,17 @@ def chosen(plan: Plan, records: Mapping[str, Record], workload: str, label: str)
 
 
 def standings(
-    plan: Plan, records: Mapping[str, Record], entry: Entry, timing: Mapping[str, Any], memory: Mapping[str, Any]
+    plan: Plan,
+    records: Mapping[str, Record],
+    entry: Entry,
+    timing: Mapping[str, Any],
+    memory: Mapping[str, Any],
+    *,
+    seeds: int | None = None,
 ) -> list[Standing]:
-    """Every method of a workload, the fastest first."""
-    found = [_standing(plan, records, entry, m.label, m.method, timing, memory) for m in plan.methods]
+    """Every method of a workload, the fastest first; by its first `seeds` judging runs, or all of the plan."""
+    count = plan.seeds if seeds is None else seeds
+    found = [_standing(plan, records, entry, m.label, m.method, timing, memory, count) for m in plan.methods]
     by_time = all(s.time is not None for s in found if s.tuned is not None)
     return sorted(found, key=lambda s: s.rank(entry.goal, by_time=by_time))
 
@@ -103,8 +110,9 @@ def _standing(
     method: str,
     timing: Mapping[str, Any],
     memory: Mapping[str, Any],
+    seeds: int,
 ) -> Standing:
-    runs = [records[f"{entry.name}/{label}/seed/{i:03d}"] for i in range(plan.seeds)]
+    runs = [records[f"{entry.name}/{label}/seed/{i:03d}"] for i in range(seeds)]
     tries = [records[f"{entry.name}/{label}/tune/{i:03d}"] for i in range(plan.trials)]
     arrivals = [float(r.steps_to_target) if r.steps_to_target is not None else math.inf for r in runs]
     capped, reached = [min(t, entry.steps) for t in arrivals], [math.isfinite(t) for t in arrivals]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,13 @@ class Store:
     def claim(self, ready: Callable[[str, frozenset[str]], bool]) -> Claim | None:
         """Take the first task that is ready and free, or whose worker is gone; None if there is none now.
 
-        `ready(task, done)` says whether a task may start, given those that are done.
+        `ready(task, done)` says whether a task may start, given those that are over: done, or not needed.
         """
         claims = self.claims()
-        done = frozenset(c.task for c in claims if c.state == "done")
+        done = frozenset(c.task for c in claims if c.over)
         gone: dict[str, bool] = {}
         for claim in claims:
-            if claim.state == "done" or not ready(claim.task, done):
+            if claim.over or not ready(claim.task, done):
                 continue
             if claim.state == "running":
                 owner = claim.owner or ""
@@ -99,6 +99,16 @@ class Store:
                 self._pulses[claim.task] = 0.0
                 return mine
         return None
+
+    def skip(self, keys: Collection[str]) -> None:
+        """Mark trials that are not needed, so that nobody runs them."""
+        for claim in self.claims():
+            if claim.task in keys and claim.state == "waiting":
+                self._swap(claim, replace(claim, state="skipped"))
+
+    def skipped(self) -> list[str]:
+        """The trials that were not needed."""
+        return [c.task for c in self.claims() if c.state == "skipped"]
 
     def release(self, claim: Claim) -> None:
         """Give a task back unfinished, as if it had never been claimed."""

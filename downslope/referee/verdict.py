@@ -142,7 +142,7 @@ def judge(
         pairs += _Measure(standings, measure, turns if measure == "time" else {}, margin, share).pairs(earlier, detail)
     leader = standings[0] if standings and standings[0].hits else None
     measure = "time" if timed else "steps"
-    others = [s.label for s in standings]
+    others, n = [s.label for s in standings], len(standings)
     with_leader = _against(pairs, leader.label, others) if leader else []
     tied = tuple(c.label for c in with_leader if c.measure == measure and c.word not in DECIDED)
     return Judgement(
@@ -155,8 +155,13 @@ def judge(
         tied=tied,
         level=_level(measure) * share,
         margin=margin,
-        note=next((c.note for c in with_leader if c.measure == measure and c.label in tied and c.note), ""),
+        note=next((c.note for c in with_leader if c.measure == measure and c.label in tied and _hopeless(c, n)), ""),
     )
+
+
+def _hopeless(c: Comparison, methods: int) -> bool:
+    """Whether so few runs cannot show a difference, however large."""
+    return smallest_p(*c.runs) > pair_level(c.level, methods)
 
 
 def _level(measure: str) -> float:
@@ -256,7 +261,7 @@ class _Measure:
         level = pair_level(self.level, len(self.steps))
         if c.word in DECIDED:
             return ""
-        if smallest_p(n, m) > level:
+        if _hopeless(c, len(self.steps)):
             which = "no evidence" if not resolved or smallest_p(n, m) / 2 * pairs > self.level else "no better or worse"
             among = f" (in a family of {len(self.steps)} methods)" if len(self.steps) > 2 else ""
             return (
