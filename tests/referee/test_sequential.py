@@ -161,7 +161,7 @@ def test_two_processes_share_a_sequential_race(tmp_path: Path, toy_file: Path):
     pair = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
     ]
-    said = [p.communicate(timeout=120) for p in pair]
+    said = [p.communicate(timeout=400) for p in pair]
     assert [p.returncode for p in pair] == [0, 0], said
     assert said[0][0] == said[1][0]
     content = json.loads((tmp_path / "race" / "results.json").read_text())
