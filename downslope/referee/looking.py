@@ -15,10 +15,11 @@ from downslope.referee.sequential import LOOK, look_key
 from downslope.referee.standing import standings
 from downslope.referee.statistics import Estimate
 from downslope.referee.store import REPORT, Store
+from downslope.referee.stored import Kept
 from downslope.referee.tuning import waits_for
 from downslope.referee.verdict import Comparison, judge
 
-__all__ = ["Stand", "awaited", "look", "sequential_content", "stand"]
+__all__ = ["Stand", "awaited", "look", "needed", "sequential_content", "stand"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _judged(store: Store, entry: Entry, number: int) -> dict[str, Any]:
     return {"seeds": at.seeds, "settled": judgement.settled, "pairs": [asdict(c) for c in judgement.pairs]}
 
 
-def stand(store: Store, workload: str) -> Stand:
+def stand(store: Kept, workload: str) -> Stand:
     """How far a workload has come, from the looks that were kept."""
     plan = store.plan
     earlier: Sequence[Comparison] = ()
@@ -93,6 +94,15 @@ def stand(store: Store, workload: str) -> Stand:
             return Stand(number, at.seeds, at.share, found is not None, earlier)
         earlier = [_comparison(c) for c in found["pairs"]]
     raise AssertionError("the last look is the report")
+
+
+def needed(store: Kept) -> list[str]:
+    """The trials that the results are made from: all of them, but for the seeds that were not needed."""
+    enough = {}
+    for entry in store.plan.workloads:
+        at = stand(store, entry.name)
+        enough[entry.name] = at.seeds if at.settled else store.plan.looks[-1].seeds
+    return [t.key for t in store.tasks.values() if t.phase == "tune" or t.index < enough[t.workload]]
 
 
 def _comparison(content: Mapping[str, Any]) -> Comparison:

@@ -211,7 +211,7 @@ def plan_from(content: Mapping[str, Any]) -> Plan:
     for part in (plan, *plan.workloads):
         check_fields(part)
     check_names([*(w.name for w in plan.workloads), *(m.label for m in plan.methods)])
-    check_size(len(plan.workloads), len(plan.methods), plan.trials, plan.seeds)
+    check_size(len(plan.workloads), len(plan.methods), plan.trials, max(plan.seeds, plan.max_seeds or 0))
     return plan
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from downslope.referee import report, usage
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
-from downslope.referee.looking import Stand, sequential_content, stand
+from downslope.referee.looking import Stand, needed, sequential_content, stand
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.raceprofile import race_profile
 from downslope.referee.standing import Standing, standings
@@ -84,7 +84,7 @@ def write(store: Kept) -> Result:
 def build(store: Kept) -> dict[str, Any]:
     """The whole document."""
     plan, records = store.plan, store.records()
-    missing = len(store.tasks) - len(records) - len(store.skipped())
+    missing = sum(key not in records for key in needed(store))
     if missing:
         raise RaceError(
             f"the race in {store.folder} is not finished: {missing} of {len(store.tasks)} trials are still to run; "

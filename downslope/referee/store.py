@@ -106,10 +106,6 @@ class Store:
             if claim.task in keys and claim.state == "waiting":
                 self._swap(claim, replace(claim, state="skipped"))
 
-    def skipped(self) -> list[str]:
-        """The trials that were not needed."""
-        return [c.task for c in self.claims() if c.state == "skipped"]
-
     def release(self, claim: Claim) -> None:
         """Give a task back unfinished, as if it had never been claimed."""
         with contextlib.suppress(RaceError):

@@ -11,8 +11,9 @@ Every pair of methods gets one of four words, by steps to the target and by time
 - `no evidence`: neither.
 
 For time, a method's steps are multiplied by seconds per step, which are measured too: the ratio of the two methods'
-seconds is taken at whichever end of its interval speaks against the claim. Of the 5% chance of error, 4% go to the
-test and 1% to that interval.
+seconds is taken at whichever end of its interval speaks against the claim, and so is the time of arrival between two
+evaluations, which are further apart in seconds where steps are dearer. Of the 5% chance of error, 4% go to the test and
+1% to that interval.
 """
 
 from __future__ import annotations
@@ -220,9 +221,13 @@ class _Measure:
 
     def _test(self, pair: Pair, bounds: tuple[float, float]) -> Test:
         a, b = (self.steps[label] for label in pair)
-        found = [compare(a.scaled(end), b) for end in bounds]
-        if (found[0].first - 0.5) * (found[1].first - 0.5) < 0:  # which one is faster depends on the timing
-            return Test(p=1.0, first=0.5, runs=found[0].runs)
+        sides = [(a.scaled(end), b) for end in bounds]
+        if bounds != (1.0, 1.0):
+            # Evaluations are further apart in seconds for one of them, which makes its runs seem later.
+            sides += [(a.scaled(end).early(), b.early()) for end in bounds]
+        found = [compare(mine, theirs) for mine, theirs in sides]
+        if min(test.first for test in found) < 0.5 < max(test.first for test in found):
+            return Test(p=1.0, first=0.5, runs=found[0].runs)  # which one is faster depends on what is not known
         return max(found, key=lambda test: test.p)
 
     def _compare(self, pair: Pair, test: Test, different: float, alike: float, same: float) -> Comparison:
