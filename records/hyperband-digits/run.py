@@ -75,7 +75,8 @@ def main() -> None:
     """One line per seed and evaluation that improved on all before it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=10)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--first", type=int, default=0)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     out = sys.stdout
     out.write("seed,search,evaluation,epochs_counted_from_start,epochs_trained,best_loss,lr,width,weight_decay\n")
@@ -84,7 +85,7 @@ def main() -> None:
         out.write(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in (seed, search, *values)) + "\n")
         out.flush()
 
-    for seed in range(seeds):
+    for seed in range(options.first, options.first + options.seeds):
         task, trained = Task(seed), []
         found = ds.hyperband(
             task.sample, lambda c, r, t=task, e=trained: (t.loss(c, r), e.append(t.epochs))[0], R, eta=ETA
