@@ -80,6 +80,8 @@ def test_fixed_hyperparameters_are_not_tuned():
 def test_the_difference_of_two_plans_is_named():
     assert plan().difference(plan(threads=8)) is None
     assert plan().difference(plan(trials=8)) == "trials 4 there and 8 here"
+    assert plan().difference(plan(sampler="tpe")) == "sampler quasi-random there and tpe here"
+    assert plan().difference(plan(pruner="median")) == "pruner none there and median here"
     assert plan().difference(plan(version="2")) == "version 1 there and 2 here"
     others = tuple(entrants(["adamw", "lion"], _registry, tuned=True))
     assert plan().difference(plan(methods=others)) == "methods adamw, sgd there and adamw, lion here"
