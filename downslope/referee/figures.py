@@ -25,7 +25,7 @@ def workload_figures(content: Content, w: Content) -> list[Figure]:
     metric = entry["metric_name"]
     found = [_curves(content, w, "metric", metric), _curves(content, w, "loss", "training loss")]
     found += [_survival(content, w), _arrivals(content, w)]
-    if content["plan"]["trials"]:
+    if any(s["best_after"] for s in w["standings"]):
         found.append(_tuning(content, w))
     found += [_cost(content, w), _memory(content, w)]
     return [f for f in found if f is not None] + hyper_figures(content, w)

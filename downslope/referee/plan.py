@@ -25,7 +25,7 @@ class Entry:
     """One workload of a race, as far as the report and a later process need to know it.
 
     `source` is the name or file that loads it again (empty if it was given as an object); a file may move, so it is not
-    compared. `digest` is the hash of the file's content.
+    compared. `digest` is the hash of the file's content. `variant_of` names the workload that this is a variant of.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Entry:
     data: str = ""
     licence: str = ""
     target_origin: str = ""
+    variant_of: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class Plan:
         for w in self.workloads:
             # Tuning seeds do not depend on the method: a method raced against itself is tuned to the same point, so
             # that the verdict on fresh seeds keeps its error rate.
-            for i in range(self.trials):
+            for i in range(self.trials if self.tuned_on(w.name) == w.name else 0):
                 seed = derive_seed(self.seed, w.name, "tune", i)
                 for m in self.methods:
                     known = {**m.fixed, **points[m.label][i]} if i < len(points[m.label]) else None
@@ -116,6 +117,11 @@ class Plan:
     def entry(self, name: str) -> Entry:
         """The workload called `name`."""
         return next(w for w in self.workloads if w.name == name)
+
+    def tuned_on(self, name: str) -> str:
+        """The workload whose tuning decides the judging runs of `name`: of a variant its base, if that is raced too."""
+        base = self.entry(name).variant_of
+        return base if any(w.name == base for w in self.workloads) else name
 
     def to_json(self) -> dict[str, Any]:
         """The plan as it stands in `race.json`."""

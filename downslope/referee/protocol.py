@@ -307,18 +307,21 @@ def _entries(loaded: Sequence[tuple[Any, str]], budget: float, target: float | N
         raise RaceError("race: --target is for one workload; leave it out where there are several.", bad_input=True)
     if target is not None and not math.isfinite(target):
         raise RaceError(f"race: target must be a finite number; got {target}.", bad_input=True)
+    from downslope.referee.workload import split_variant
+
     found: list[Entry] = []
     for item, source in loaded:
         if item.name in {e.name for e in found}:
             raise RaceError(f"race: workload {item.name!r} is named twice; name it once.", bad_input=True)
-        path = Path(source)
+        base, variant = split_variant(source)
+        path = Path(base)
         is_file = bool(source) and path.suffix == ".py" and path.is_file()
         with guard(path):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if is_file else ""
         found.append(
             Entry(
                 name=item.name,
-                source=str(path.resolve()) if is_file else source,
+                source=f"{path.resolve()}{variant and '@'}{variant}" if is_file else source,
                 digest=digest,
                 metric_name=item.metric_name,
                 goal=item.goal,
@@ -329,6 +332,7 @@ def _entries(loaded: Sequence[tuple[Any, str]], budget: float, target: float | N
                 data=item.data,
                 licence=item.licence,
                 target_origin=item.target_origin if target is None else "given on the command line",
+                variant_of=getattr(item, "variant_of", ""),
             )
         )
     return tuple(found)

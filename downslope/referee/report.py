@@ -107,6 +107,7 @@ def _section(content: Content, w: Content, key: str, hover: dict[str, Any]) -> s
     facts = {
         "target": f"{entry['metric_name']} {'≥' if entry['goal'] == 'max' else '≤'} {number(entry['target'])}",
         "budget": f"{number(entry['steps'])} steps, evaluated every {entry['evaluate_every']}",
+        "tuning": f"none here, its runs have what was tuned on {entry['variant_of']}" if _borrowed(content, w) else "",
         "data": entry["data"],
         "licence": entry["licence"],
         "target set by": entry["target_origin"],
@@ -128,6 +129,11 @@ def _section(content: Content, w: Content, key: str, hover: dict[str, Any]) -> s
         _failures(w),
     ]
     return f'<section data-section="{key}">' + "\n".join(p for p in parts if p) + "</section>"
+
+
+def _borrowed(content: Content, w: Content) -> bool:
+    """Whether a workload is a variant that ran at the points tuned on its base."""
+    return w["workload"]["variant_of"] in [other["name"] for other in content["workloads"]]
 
 
 def _fact(name: str, text: str) -> str:

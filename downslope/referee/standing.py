@@ -70,11 +70,13 @@ def chosen(plan: Plan, records: Mapping[str, Record], workload: str, label: str)
     """The hyperparameters that tuning has decided on, or None if every tuning trial broke.
 
     The best trial is the one that reached the target in the fewest steps; among those that took equally many, and
-    among those that missed it, the one with the best validation metric; then the earlier one.
+    among those that missed it, the one with the best validation metric; then the earlier one. Of a variant that is
+    raced beside its base, they are those of the base.
     """
     recipe = next(m for m in plan.methods if m.label == label)
     if not plan.trials:
         return dict(recipe.fixed)
+    workload = plan.tuned_on(workload)
     entry = plan.entry(workload)
     sign = -1 if entry.goal == "max" else 1
     best: tuple[float, float, int] | None = None
@@ -113,7 +115,8 @@ def _standing(
     seeds: int,
 ) -> Standing:
     runs = [records[f"{entry.name}/{label}/seed/{i:03d}"] for i in range(seeds)]
-    tries = [records[f"{entry.name}/{label}/tune/{i:03d}"] for i in range(plan.trials)]
+    tuned = plan.trials if plan.tuned_on(entry.name) == entry.name else 0
+    tries = [records[f"{entry.name}/{label}/tune/{i:03d}"] for i in range(tuned)]
     arrivals = [float(r.steps_to_target) if r.steps_to_target is not None else math.inf for r in runs]
     capped, reached = [min(t, entry.steps) for t in arrivals], [math.isfinite(t) for t in arrivals]
     steps = median_interval(capped, reached)

@@ -43,7 +43,7 @@ RUN_OUT = 4
 
 def waits_for(plan: Plan, task: Task) -> list[str]:
     """The runs that must be done before a run may start."""
-    tries = [f"{task.workload}/{task.label}/tune/{i:03d}" for i in range(plan.trials)]
+    tries = [f"{plan.tuned_on(task.workload)}/{task.label}/tune/{i:03d}" for i in range(plan.trials)]
     if task.phase == "seed":
         return tries
     if task.hyper is None:
