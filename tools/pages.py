@@ -1,4 +1,5 @@
-"""Write what is made from the cards: a page a method, the table in the README, and the stub of the package.
+"""Write what is made from the cards: a page a method, the table in the README, the built-in workloads in
+docs/referee.md, and the stub of the package.
 
 python -m tools.pages            write
 python -m tools.pages --check    say which are out of date, and which links lead nowhere; exit 1 if any
@@ -15,6 +16,8 @@ from pathlib import Path
 import downslope
 from downslope._card import Card
 from downslope._registry import find, signature
+from downslope.referee.data.packages import SOURCES
+from downslope.referee.workloads import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
@@ -29,6 +32,7 @@ ROOMS = {
     "search": "Where hyperparameters come from",
 }
 MARKS = ("<!-- methods: made by tools/pages.py -->", "<!-- end of methods -->")
+WORKLOAD_MARKS = ("<!-- workloads: made by tools/pages.py -->", "<!-- end of workloads -->")
 
 
 def docstring(card: Card) -> str:
@@ -94,6 +98,29 @@ def table(cards: list[Card], prefix: str) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def workloads() -> str:
+    """The built-in workloads: a table, and the card of each."""
+    lines = ["| name | what is learned | target | budget |", "|---|---|---|---|"]
+    parts = []
+    for name, card in BUILT_IN.items():
+        sign = "≥" if card.goal == "max" else "≤"
+        goal = f"{card.metric_name} {sign} {card.target:g}"
+        lines.append(f"| [`{name}`](#{name}) | {card.task} | {goal} | {card.steps:,} steps |")
+        wheel = f"the wheel `{SOURCES[card.source][0].pinned}`, fetched once" if card.source else "in this package"
+        items = [card.description, f"Data ({wheel}): {card.data}.", f"Licence: {card.licence}."]
+        items += [f"Target: {goal} within {card.steps:,} steps, evaluated every {card.evaluate_every}."]
+        items += [f"How it was set: {card.target_origin}."]
+        items += [f"`{name}@{variant}`: {line}." for variant, (line, _) in card.variants.items()]
+        parts.append(f"### {name}\n\n" + "\n".join(f"- {item.removesuffix('.')}." for item in items))
+    return "\n".join(lines) + "\n\n" + "\n\n".join(parts) + "\n"
+
+
+def between(text: str, marks: tuple[str, str], new: str) -> str:
+    """A page with what stands between two marks made anew."""
+    before, rest = text.split(marks[0])
+    return f"{before}{marks[0]}\n{new}{marks[1]}{rest.split(marks[1])[1]}"
+
+
 def first(card: Card) -> str:
     """The sentence that opens a method file, without the name."""
     sentence = docstring(card).split("\n\n")[0].replace("\n", " ").strip()
@@ -123,8 +150,9 @@ def wanted() -> dict[Path, str]:
     files[ROOT / "docs" / "methods.md"] = f"# Methods\n\n{table(cards, '')}"
     files[ROOT / "downslope" / "__init__.pyi"] = stub(cards)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, rest = readme.split(MARKS[0])
-    files[ROOT / "README.md"] = f"{before}{MARKS[0]}\n{table(cards, 'docs/')}{MARKS[1]}{rest.split(MARKS[1])[1]}"
+    files[ROOT / "README.md"] = between(readme, MARKS, table(cards, "docs/"))
+    referee = ROOT / "docs" / "referee.md"
+    files[referee] = between(referee.read_text(encoding="utf-8"), WORKLOAD_MARKS, workloads())
     return files
 
 

@@ -6,7 +6,7 @@ For each named workload (all, if none is named) AdamW, NadamW (NAdam with decoup
 Nesterov's momentum get 50 quasi-random points each, and train for three quarters of the workload's budget at a constant
 learning rate. The point with the best metric, of whichever method, is repeated from ten fresh seeds; the median of the
 ten best metrics is the target, before rounding. Every run adds a row to `runs/WORKLOAD.csv` here as soon as it ends; a
-stopped command goes on where it was.
+stopped command goes on where it was. With `--table` nothing is run: what is there is shown as the record's table.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from downslope import _registry as registry
 from downslope.referee.plan import derive_seed
 from downslope.referee.recipe import Recipe, candidates, entrants
 from downslope.referee.trial import Record, run_trial
-from downslope.referee.workload import Workload, builtin_workloads, load_workload
+from downslope.referee.workload import Workload, load_workload
+from downslope.referee.workloads import BUILT_IN
 
 SHARE = 0.75
 """Of the budget, so that slower methods than the one that set the target have a chance; AlgoPerf's share too."""
@@ -162,15 +163,57 @@ def set_target(name: str, *, trials: int, seeds: int) -> None:
     )
 
 
+def table() -> str:
+    """What the runs say, a line for each workload that has some."""
+    heads = (
+        "workload",
+        "points",
+        "best: method, point",
+        "its metric",
+        "median of seeds",
+        "target",
+        "points that reach it",
+    )
+    labels = [recipe.label or recipe.method for recipe in METHODS]
+    lines = [heads, tuple("---" for _ in heads)]
+    for name, card in BUILT_IN.items():
+        runs = Runs(Path(__file__).parent / "runs" / f"{name}.csv")
+        if (best := runs.best(card.goal)) is None:
+            continue
+        tune = [row for (_, phase, _), row in runs.rows.items() if phase == "tune"]
+        sign = -1.0 if card.goal == "max" else 1.0
+        reached = [
+            r["method"] for r in tune if r["best_metric"] and sign * float(r["best_metric"]) <= sign * card.target
+        ]
+        found = runs.medians()
+        lines.append(
+            (
+                name,
+                " + ".join(str(sum(r["method"] == label for r in tune)) for label in labels),
+                f"{best['method']}, "
+                + ", ".join(f"{k} {v:g}" for k, v in json.loads(best["hyper"]).items() if v is not True),
+                f"{float(best['best_metric']):.4g} at step {best['best_step']} of {best['steps']}",
+                f"{statistics.median(found):.4g} of {len(found)}" if found else "",
+                f"{card.target:g}",
+                " + ".join(str(reached.count(label)) for label in labels),
+            )
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 def main() -> None:
     """Set the targets of the named workloads, or of all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of built-in workloads (default: all)")
     parser.add_argument("--trials", type=int, default=50, help="points per method (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=10, help="runs of the best point (default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="show what is there and run nothing")
     chosen = parser.parse_args()
+    if chosen.table:
+        sys.stdout.write(table())
+        return
     torch.set_num_threads(1)
-    for name in chosen.workloads or builtin_workloads():
+    for name in chosen.workloads or BUILT_IN:
         set_target(name, trials=chosen.trials, seeds=chosen.seeds)
 
 

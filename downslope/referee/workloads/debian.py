@@ -19,15 +19,16 @@ CARD = Card(
     task="graph: the sections of software packages by a graph convolution",
     metric_name="cross entropy (nats)",
     goal="min",
-    target=0.8,
+    target=0.746,
     steps=120,
     evaluate_every=5,
     description="Embedded words and two graph convolutions of width 32, dropout 0.5 (27,114 parameters), batch 256",
     data="8,252 packages of Debian 12 in ten sections, joined by 33,655 dependencies; a quarter of the nodes for "
     "training and another for validation",
     licence="facts about the packages: numbers of sections, dependencies and words; no names and no texts",
-    target_origin="Provisional: what two runs of AdamW at lr 1e-2 reach after about three quarters of the budget; the "
-    "procedure of records/workload-targets is still to be run",
+    target_origin="AdamW, NadamW and SGD with Nesterov's momentum, 50 points each, for three quarters of the budget: "
+    "the best is NadamW (lr 0.0226, weight decay 0.137); the median of ten seeds there, 0.7453, is "
+    "rounded to the easier side; 0, 0 and 0 of the 50 points reach it",
     variants={
         "layer-norm": ("layer normalisation before each ReLU", {"layer_norm": True}),
         "wide": ("a width of 128", {"width": 128}),

@@ -17,15 +17,16 @@ CARD = Card(
     source="flights",
     metric_name="average precision",
     goal="max",
-    target=0.19,
+    target=0.227,
     steps=400,
     evaluate_every=20,
     description="Embeddings and a perceptron 20-128-64-1, dropout 0.1 (11,505 parameters), batch 1,024",
     data="Flights from New York in 2013 with the weather at departure: 270,760 of which 2.5% were cancelled; of the "
     "66,016 on every fifth day every third for validation",
     licence="CC0 (R package nycflights13)",
-    target_origin="Provisional: what two runs of AdamW at lr 3e-3 reach after about three quarters of the budget; the "
-    "procedure of records/workload-targets is still to be run",
+    target_origin="AdamW, NadamW and SGD with Nesterov's momentum, 50 points each, for three quarters of the budget: "
+    "the best is NadamW (lr 0.0105, weight decay 0.218); the median of ten seeds there, 0.2276, is "
+    "rounded to the easier side; 0, 3 and 2 of the 50 points reach it",
     variants={
         "layer-norm": ("layer normalisation before each ReLU", {"layer_norm": True}),
         "small-batch": ("batches of 128", {"size": 128}),
