@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import numbers
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,28 +18,23 @@ import torch
 
 from downslope.referee import results
 from downslope.referee.board import Board
-from downslope.referee.check import check_methods, check_workload
 from downslope.referee.errors import RaceError
 from downslope.referee.events import Events, Listener
 from downslope.referee.files import guard
+from downslope.referee.isolation import Household, supported
 from downslope.referee.loggers import open_events, open_loggers
-from downslope.referee.looking import awaited, look
-from downslope.referee.machine import machine_facts
-from downslope.referee.memory import measure_memory
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.recipe import PRUNERS, SAMPLERS, Catalogue, Recipe, entrants
 from downslope.referee.results import Result
-from downslope.referee.sequential import LOOK
-from downslope.referee.standing import chosen
-from downslope.referee.store import DEATHS, REPORT, Claim, Store, TakenOver
-from downslope.referee.timing import Runner, measure_seconds
-from downslope.referee.trial import Record, own_randomness, run_trial
-from downslope.referee.tuning import bars, propose, refuse_idle_pruner, refuse_missing_sampler, waits_for
+from downslope.referee.store import Store
+from downslope.referee.trial import own_randomness
+from downslope.referee.tuning import refuse_idle_pruner, refuse_missing_sampler
+from downslope.referee.way import Way, check, cores, load, refuse_crowding
+from downslope.referee.worker import Worker
 from downslope.referee.verdict import MARGIN
 
 __all__ = ["race"]
 
-POLL = 0.3
 MAX_SEEDS = 20
 
 
@@ -65,6 +59,9 @@ def race(
     catalogue: Catalogue | None = None,
     loggers: Sequence[Any] = (),
     events: Listener | str | Path | None = None,
+    jobs: int = 1,
+    trial_seconds: float | None = None,
+    trial_memory: int | None = None,
 ) -> Result:
     """Race methods on one or several workloads and say which reaches the target first.
 
@@ -92,6 +89,15 @@ def race(
             the race's folder where they write files), one of `downslope.referee.loggers`, or any function of an event
             (`downslope.referee.events`). One that fails is dropped with one line; the race goes on.
         events: one more function of an event, or the path of a file that gets each as a line of JSON.
+        jobs: trials at once on this machine, each with its share of the cores. Time and memory are measured when all
+            of them are done.
+        trial_seconds: limit on the seconds of one trial. By default a trial goes on as long as it shows progress: it
+            is ended after 30 minutes without a step.
+        trial_memory: limit on the bytes that the processes of one trial hold together; none by default.
+
+    A workload given by name or file is loaded, checked and trained in processes of its own (see `docs/referee.md`). One
+    given as an object cannot be loaded elsewhere, nor can another catalogue: then everything runs in the caller's
+    process, one trial at a time and without limits, and what a trial changes there the next one sees.
 
     Returns:
         The verdict and all numbers behind it; the folder then holds `report.html`, `results.json` and `results.csv`.
@@ -108,194 +114,46 @@ def race(
     _check_tuning(self_tuning, sampler, pruner)
     listeners = [*open_loggers(loggers), *([] if events is None else [open_events(events)])]
     known = catalogue or _registry()
-    loaded = [_load(item) for item in (workload if isinstance(workload, list | tuple) else [workload])]
-    plan = Plan(
-        workloads=_entries(loaded, budget, target),
-        methods=tuple(entrants(methods, known, tuned=not self_tuning)),
-        self_tuning=self_tuning,
-        trials=0 if self_tuning else trials,
-        sampler=sampler,
-        pruner=pruner,
-        seeds=seeds,
-        budget=float(budget),
-        seed=seed,
-        version=_version(),
-        threads=torch.get_num_threads(),
-        margin=float(margin),
-        max_seeds=most,
-    )
-    refuse_idle_pruner(plan)
-    for item, _ in loaded:
-        entry = plan.entry(item.name)
-        check_methods(plan, known, item.name, check_workload(item, entry.target, entry.goal))
-    names = "+".join(w.name for w in plan.workloads)
-    where = Path(folder) if folder is not None else Path("races") / f"{names}-{plan.digest[:6]}"
+    recipes = tuple(entrants(methods, known, tuned=not self_tuning))
+    way = Way(jobs=jobs, seconds=trial_seconds, memory=trial_memory, isolated=catalogue is None and supported())
     threads = torch.get_num_threads()
-    try:
-        with own_randomness(), Store(where, plan, storage) as store, Board(store, quiet=quiet) as board:
-            with Events(listeners, warnings.warn if quiet else board.say) as told:
+    with Household([recipe.method for recipe in recipes]) as household:
+        items = workload if isinstance(workload, list | tuple) else [workload]
+        loaded = [load(item, household, way) for item in items]
+        plan = Plan(
+            workloads=_entries(loaded, budget, target),
+            methods=recipes,
+            self_tuning=self_tuning,
+            trials=0 if self_tuning else trials,
+            sampler=sampler,
+            pruner=pruner,
+            seeds=seeds,
+            budget=float(budget),
+            seed=seed,
+            version=_version(),
+            threads=min(threads, max(1, cores() // jobs)),
+            margin=float(margin),
+            max_seeds=most,
+        )
+        refuse_idle_pruner(plan)
+        for item, source in loaded:
+            check(item, source, plan, known, household, way)
+        names = "+".join(w.name for w in plan.workloads)
+        where = Path(folder) if folder is not None else Path("races") / f"{names}-{plan.digest[:6]}"
+        try:
+            with own_randomness(), Store(where, plan, storage) as store, Board(store, quiet=quiet) as board:
+                refuse_crowding(jobs, store.plan.threads)
                 torch.set_num_threads(store.plan.threads)
-                told.race_started(store)
-                _Worker(store, {item.name: item for item, _ in loaded}, known, board, told).work()
-                store.copy_out()
-                result = results.load(store) if storage is None else results.write(store)
-                told.verdict(result)
-            return result
-    finally:
-        torch.set_num_threads(threads)
-
-
-class _Worker:
-    """One process that takes trials until there are none left; the last one to finish writes the report."""
-
-    def __init__(
-        self, store: Store, workloads: Mapping[str, Any], catalogue: Catalogue, board: Board, events: Events
-    ) -> None:
-        self.store, self.workloads, self.catalogue, self.board, self.events = store, workloads, catalogue, board, events
-        self.plan = store.plan
-
-    def work(self) -> None:
-        """Take what is free until everything is done."""
-        if self.store.kept("machine") is None:
-            started = time.strftime("%Y-%m-%d %H:%M %z")
-            self.store.keep("machine", {"started": started, **machine_facts(), "threads": self.plan.threads})
-        waiting = False
-        while True:
-            claim = self.store.claim(self._ready)
-            if claim is None:
-                if all(c.over for c in self.store.claims()):
-                    return
-                if not waiting:
-                    self._note("waiting for another process to finish its part")
-                waiting = True
-                time.sleep(POLL)
-                continue
-            waiting = False
-            try:
-                if claim.task == REPORT:
-                    self._conclude(claim)
-                elif claim.task.startswith(LOOK):
-                    self._look(claim)
-                else:
-                    self._run(claim)
-            except TakenOver as error:
-                self._note(str(error))
-            except BaseException:
-                self.store.release(claim)
-                raise
-
-    def _note(self, text: str) -> None:
-        self.board.note(text)
-        self.events.note(text)
-
-    def _ready(self, task: str, done: frozenset[str]) -> bool:
-        """A trial runs when those that decide it are over, and the look before it; the report when all are."""
-        return done.issuperset(awaited(self.plan, self.store.tasks, task))
-
-    def _run(self, claim: Claim) -> None:
-        task, entry = self.store.tasks[claim.task], self.plan.entry(self.store.tasks[claim.task].workload)
-        hyper, records = task.hyper, self.store.records() if waits_for(self.plan, task) else {}
-        if hyper is None and task.phase == "tune":
-            hyper = propose(self.plan, records, task)
-        elif hyper is None:
-            hyper = chosen(self.plan, records, task.workload, task.label)
-        record = None if hyper is None else self.store.started(claim)
-        if record is None and hyper is None:
-            record = _never_ran(task.seed, entry, "it was not run: every tuning trial broke")
-        elif record is None and claim.claims > DEATHS:
-            record = _never_ran(task.seed, entry, f"it was given up: its process died {DEATHS} times while running it")
-        if record is None:
-            method = next(m.method for m in self.plan.methods if m.label == task.label)
-
-            def progress(step: int, metric: float | None) -> None:
-                self.board.step(task, step, entry.steps)
-                if metric is not None:
-                    self.events.point(task, step, metric)
-                self.store.progress(claim, step)
-
-            self.events.trial_started(task, hyper or {})
-            record = run_trial(
-                self.workloads[task.workload],
-                self._maker(method),
-                hyper or {},
-                seed=task.seed,
-                steps=entry.steps,
-                target=entry.target,
-                goal=entry.goal,
-                bars=bars(self.plan, records, task),
-                progress=progress,
-            )
-        self.store.finish(claim, record)
-        self.board.finished(task, record)
-        self.events.trial_finished(task, record)
-
-    def _maker(self, method: str) -> Callable[..., Any]:
-        return lambda model, **hyper: self.catalogue.make(method, model, **hyper)
-
-    def _look(self, claim: Claim) -> None:
-        """Judge the race on the way; nothing else runs meanwhile, so seconds per step can be measured."""
-        for entry in self.plan.workloads:
-            self._measure_time(entry)
-        look(self.store, claim.task)
-        self.store.finish(claim, None)
-
-    def _tuned(self, entry: Entry) -> dict[str, Any]:
-        """The tuned points of the methods that have one."""
-        records = self.store.records()
-        points = {m.label: chosen(self.plan, records, entry.name, m.label) for m in self.plan.methods}
-        return {label: point for label, point in points.items() if point is not None}
-
-    def _measure_time(self, entry: Entry) -> None:
-        if self.store.kept(f"timing-{entry.name}") is not None:
-            return
-        points = self._tuned(entry)
-        self.board.note(f"{entry.name}: timing {len(points)} methods in turns")
-        ran = [m for m in self.plan.methods if m.label in points]
-        runners = [Runner(m.label, self._timed(m.method, points[m.label])) for m in ran]
-        self.store.keep(f"timing-{entry.name}", measure_seconds(self.workloads[entry.name], runners))
-
-    def _conclude(self, claim: Claim) -> None:
-        """Measure time and memory with nothing else running, and write the report."""
-        self.events.settle()
-        for entry in self.plan.workloads:
-            self._measure_time(entry)
-            if self.store.kept(f"memory-{entry.name}") is None:
-                points = self._tuned(entry)
-                self.board.note(f"{entry.name}: peak memory of {len(points)} methods in fresh processes")
-                ran = [m for m in self.plan.methods if m.label in points]
-                jobs = [{"label": m.label, "method": m.method, "hyper": points[m.label]} for m in ran]
-                self.store.keep(f"memory-{entry.name}", measure_memory(entry.source, jobs, threads=self.plan.threads))
-        results.write(self.store)
-        self.store.finish(claim, None)
-
-    def _timed(self, method: str, hyper: Mapping[str, Any]) -> Callable[[Any], Any]:
-        return lambda model: self.catalogue.make(method, model, **hyper)
-
-
-def _never_ran(seed: int, entry: Entry, cause: str) -> Record:
-    return Record(
-        hyper={},
-        seed=seed,
-        budget=entry.steps,
-        steps=0,
-        steps_to_target=None,
-        best_metric=None,
-        seconds=0.0,
-        curve=(),
-        cause=cause,
-    )
-
-
-def _load(item: Any) -> tuple[Any, str]:
-    """A workload and where it came from."""
-    if not isinstance(item, str | Path):
-        return item, ""
-    from downslope.referee.workload import load_workload
-
-    try:
-        return load_workload(str(item)), str(item)
-    except ValueError as error:  # WorkloadError
-        raise RaceError(str(error), bad_input=True) from error
+                with Events(listeners, warnings.warn if quiet else board.say) as told:
+                    told.race_started(store)
+                    found = {item.name: item for item, _ in loaded}
+                    Worker(store, found, known, board, told, household, way).work()
+                    store.copy_out()
+                    result = results.load(store) if storage is None else results.write(store)
+                    told.verdict(result)
+                return result
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _entries(loaded: Sequence[tuple[Any, str]], budget: float, target: float | None) -> tuple[Entry, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from downslope.referee.errors import RaceError
+from downslope.referee.files import guard, write_text
 from downslope.referee.folder import FolderHome
 from downslope.referee.home import Home, record_text
 from downslope.referee.plan import Plan, Task
@@ -166,6 +167,12 @@ class Store:
         """What is kept of a record: a curve of bounded length; the manifest, which is long, once for each seed."""
         kept = thinned(record, goal=self.plan.entry(task.workload).goal)
         return kept if task.phase == "seed" else replace(kept, manifest=None)
+
+    def keep_output(self, claim: Claim, text: str) -> None:
+        """Store what a trial has printed, as a file beside its record; nothing where it printed nothing."""
+        if text:
+            with guard(self.folder):
+                write_text(self.folder.joinpath("trials", f"{claim.task}.log"), text)
 
     def _complete_mirror(self) -> None:
         """A worker that died just after it had stored a trial has not shown it in Optuna's tables."""

@@ -19,10 +19,7 @@ from torch import Tensor, nn
 from downslope.referee.errors import RaceError
 from downslope.referee.plan import tuples
 
-__all__ = ["Point", "Record", "Trainable", "own_randomness", "run_trial", "train_step"]
-
-Progress = Callable[[int, float | None], None]
-"""Called with the step and, where it was just evaluated, the metric."""
+__all__ = ["Point", "Progress", "Record", "Trainable", "own_randomness", "run_trial", "train_step"]
 
 
 class Trainable(Protocol):
@@ -50,6 +47,10 @@ class Point:
     loss: float | None
     metric: float
     seconds: float
+
+
+Progress = Callable[[int, Point | None], None]
+"""Called after a step, and before the first, with the point of the curve where it was just evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def run_trial(
     goal: str,
     stop_at_target: bool = True,
     bars: Mapping[int, float] | None = None,
-    progress: Progress = lambda step, metric: None,
+    progress: Progress = lambda step, point: None,
 ) -> Record:
     """Train for at most `steps` steps and evaluate every `workload.evaluate_every`.
 
@@ -140,6 +141,7 @@ def run_trial(
             opt = make(model, **hyper)
             batches = _endless(workload.train)
             reached_at = _evaluate(workload, model, opt, at, target, goal)
+            progress(0, at.curve[-1])
             while at.step < steps and not (stop_at_target and reached_at is not None) and cut is None:
                 batch = next(batches)
                 start = time.perf_counter()
@@ -151,12 +153,12 @@ def run_trial(
                 reached_at = reached_at if reached_at is not None else reached_now
                 if due and bars and at.step in bars and reached_at is None and _falls_short(at, bars[at.step], goal):
                     cut = at.step
-                progress(at.step, at.curve[-1].metric if due else None)
+                progress(at.step, at.curve[-1] if due else None)
         except RaceError:
             raise
         except Broken as error:
             cause = f"step {at.step}: {error}"
-        except Exception as error:  # a method or workload that raises ends this trial, not the race
+        except (Exception, SystemExit) as error:  # a method or workload that raises ends this trial, not the race
             cause = f"step {at.step}: {type(error).__name__}{_place(error)}: {_first_line(error)}"
     metrics = [point.metric for point in at.curve]
     manifest = _quietly(lambda: opt.manifest())  # type: ignore[union-attr]
@@ -284,7 +286,7 @@ def _seed_everything(seed: int) -> None:
     np.random.seed(seed)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Where in the user's own code an error came from, if it did."""
     ours = str(Path(__file__).parents[1])
     frames = traceback.extract_tb(error.__traceback__)
@@ -292,7 +294,7 @@ def _place(error: Exception) -> str:
     return f" at {own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else "(no message)"
 

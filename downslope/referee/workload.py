@@ -53,6 +53,8 @@ class Workload:
         target: the metric that counts as reached.
         steps: the budget of one run, in optimizer steps.
         evaluate_every: steps between two evaluations; also the resolution of "steps to target".
+        processes: how many processes train together, each with this workload and a rank in one `torch.distributed`
+            group, which stands when `model` is called; the workload wraps and shards by itself (`docs/referee.md`).
         description, data, licence, target_origin: texts of the card: the model in one line, the data and its split,
             the terms of the data, and how the target was set.
         variant_of: the name of the workload that this is a variant of: same data, target and budget, another model or
@@ -73,6 +75,7 @@ class Workload:
     target: float
     steps: int
     evaluate_every: int
+    processes: int = 1
     description: str = ""
     data: str = ""
     licence: str = ""
@@ -91,10 +94,10 @@ class Workload:
         self._require(self.goal in ("min", "max"), "goal", "'min' or 'max'")
         finite = isinstance(self.target, Real) and not isinstance(self.target, bool) and math.isfinite(self.target)
         self._require(finite, "target", "a finite number")
-        for field in ("steps", "evaluate_every"):
+        for field in ("steps", "evaluate_every", "processes"):
             value = getattr(self, field)
             whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-            self._require(whole, field, "a whole number of steps above 0")
+            self._require(whole, field, f"a whole number {'' if field == 'processes' else 'of steps '}above 0")
         self._require(self.evaluate_every <= self.steps, "evaluate_every", f"at most steps ({self.steps})")
         for field in ("description", "data", "licence", "target_origin", "variant_of"):
             self._require(isinstance(getattr(self, field), str), field, "a text")

@@ -19,7 +19,7 @@ import torch
 
 from downslope import make
 from downslope._registry import card
-from downslope.referee import RaceError, Recipe, Result, Workload, protocol, race
+from downslope.referee import RaceError, Recipe, Result, Workload, race, worker
 
 HERE = Path(__file__).parent
 COMMAND = [sys.executable, "-m", "downslope.cli", "race"]
@@ -31,9 +31,8 @@ OPTIONS = ["--methods", "adamw,sgd", "--trials", "2", "--seeds", "3"]
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure time and memory in no time; the race `finished` is a command of its own and measures in earnest."""
-    measure = protocol.measure_seconds
-    monkeypatch.setattr(protocol, "measure_seconds", lambda w, runners: measure(w, runners, seconds=0.0, least_turns=2))
-    monkeypatch.setattr(protocol, "measure_memory", lambda source, jobs, threads: {})
+    monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
+    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from downslope.referee import RaceError, Recipe, Result, Workload, protocol, race
+from downslope.referee import RaceError, Recipe, Result, Workload, race, worker
 from downslope.referee.results import write
 from downslope.referee.series import median_curve
 from downslope.referee.store import Store
@@ -49,8 +49,7 @@ def result(tmp_path_factory: pytest.TempPathFactory, toy: Workload) -> Result:
         Recipe("sgd", "wild", fixed={"lr": 1e38}, space={"momentum": ("choice", 0.0, 0.9)}),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        original = protocol.measure_seconds
-        patch.setattr(protocol, "measure_seconds", lambda w, runners: original(w, runners, seconds=0.0, least_turns=2))
+        patch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
         folder = tmp_path_factory.mktemp("races") / "nasty"
         return race(nasty, methods=methods, trials=3, seeds=4, folder=folder, quiet=True)
 
@@ -160,7 +159,7 @@ def test_an_unfinished_race_has_no_report_yet(toy: Workload, tmp_path: Path, mon
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(protocol, "run_trial", interrupted)
+    monkeypatch.setattr(worker, "run_trial", interrupted)
     with pytest.raises(KeyboardInterrupt):
         race(toy, methods=["sgd"], trials=1, seeds=2, folder=tmp_path, quiet=True)
     from downslope.referee.plan import read_plan

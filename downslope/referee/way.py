@@ -1,0 +1,126 @@
+"""Way: how the trials of a race are run on this machine, and the loading of workloads that follows from it."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from downslope.referee.check import check_methods, check_workload
+from downslope.referee.errors import RaceError
+from downslope.referee.isolation import Household
+from downslope.referee.plan import Plan
+from downslope.referee.recipe import Catalogue
+
+__all__ = ["Card", "Way", "check", "cores", "load", "own_cores", "refuse_crowding"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How trials are run here: how many at once, within which limits, and whether in processes of their own."""
+
+    jobs: int
+    seconds: float | None
+    memory: int | None
+    isolated: bool
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, rule: str, got: object) -> None:
+            raise RaceError(f"race: {name} must be {rule}; got {got!r}.", bad_input=True)
+
+        if isinstance(self.jobs, bool) or not isinstance(self.jobs, int) or not 1 <= self.jobs <= cores():
+            refuse("jobs", f"a whole number from 1 to the number of cores ({cores()})", self.jobs)
+        seconds, memory = self.seconds, self.memory
+        if seconds is not None and (not isinstance(seconds, numbers.Real) or not 0 < float(seconds) < math.inf):
+            refuse("trial_seconds", "a finite number > 0, or None", seconds)
+        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
+            refuse("trial_memory", "a whole number of bytes > 0, or None", memory)
+        if not self.isolated:
+            self.refuse_here("another catalogue than the package's own")
+
+    def refuse_here(self, what: str) -> None:
+        """Refuse what only trials in processes of their own can have."""
+        asked = {"trial_seconds": self.seconds is not None, "trial_memory": self.memory is not None}
+        for name in [name for name, given in {"jobs": self.jobs > 1, **asked}.items() if given]:
+            raise RaceError(
+                f"race: {name} takes workloads given by name or file, which run in processes of their own; {what} "
+                f"runs in the caller's process, so leave {name} out.",
+                bad_input=True,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A workload that is loaded elsewhere: the name or file that loads it, and its fields that are no code."""
+
+    source: str
+    name: str
+    metric_name: str
+    goal: str
+    target: float
+    steps: int
+    evaluate_every: int
+    processes: int
+    description: str
+    data: str
+    licence: str
+    target_origin: str
+
+
+def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
+    """A workload, or its card where it is loaded by another process, and where it came from."""
+    if not isinstance(item, str | Path):
+        way.refuse_here(f"workload {item.name!r}, given as an object,")
+        if item.processes > 1:
+            raise RaceError(
+                f"race: a workload that trains on {item.processes} processes must be given by name or file, so that "
+                f"each of them can load it; got {item.name!r} as an object.",
+                bad_input=True,
+            )
+        return item, ""
+    path = Path(item)
+    source = str(path.resolve()) if path.suffix == ".py" and path.is_file() else str(item)
+    if way.isolated:
+        found = household.ask(source, {"do": "card"}, "loaded", threads=1, seconds=way.seconds)
+        return Card(source=source, **found), source
+    from downslope.referee.workload import load_workload
+
+    try:
+        return load_workload(source), source
+    except ValueError as error:  # WorkloadError
+        raise RaceError(str(error), bad_input=True) from error
+
+
+def check(item: Any, source: str, plan: Plan, known: Catalogue, household: Household, way: Way) -> None:
+    """Refuse a workload that does not train, and methods that cannot be built for it."""
+    if isinstance(item, Card):
+        request = {"do": "check", "plan": plan.to_json()}
+        household.ask(source, request, "checked", threads=plan.threads, seconds=way.seconds)
+    else:
+        entry = plan.entry(item.name)
+        check_methods(plan, known, item.name, check_workload(item, entry.target, entry.goal))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def own_cores(slot: int, jobs: int, threads: int) -> list[int]:
+    """The cores of one of several jobs that fill the machine; none in particular where there is room to spare."""
+    if jobs == 1 or jobs * threads != cores() or not hasattr(os, "sched_getaffinity"):
+        return []
+    return sorted(os.sched_getaffinity(0))[slot * threads : (slot + 1) * threads]
+
+
+def refuse_crowding(jobs: int, threads: int) -> None:
+    """Refuse more threads than there are cores: every trial would wait for the others."""
+    if jobs > 1 and jobs * threads > cores():
+        raise RaceError(
+            f"race: jobs must be at most {max(1, cores() // threads)} here: this race was begun with {threads} "
+            f"threads a trial, and there are {cores()} cores; got {jobs}.",
+            bad_input=True,
+        )

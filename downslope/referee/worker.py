@@ -1,0 +1,267 @@
+"""Worker: one process that takes a race's trials, has each done in a process of its own, and writes the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from downslope.referee import results
+from downslope.referee.board import Board
+from downslope.referee.errors import RaceError
+from downslope.referee.events import Events
+from downslope.referee.isolation import Errand, Household
+from downslope.referee.machine import machine_facts
+from downslope.referee.memory import measure_memory
+from downslope.referee.plan import Entry, Plan, Task
+from downslope.referee.recipe import Catalogue, Recipe
+from downslope.referee.standing import chosen
+from downslope.referee.store import DEATHS, REPORT, Claim, Store, TakenOver
+from downslope.referee.timing import Runner, measure_seconds
+from downslope.referee.trial import Point, Record, run_trial
+from downslope.referee.tuning import bars, propose, waits_for
+from downslope.referee.way import Card, Way, own_cores
+
+__all__ = ["Worker"]
+
+POLL = 0.3
+TIMING = {"seconds": 8.0, "least_turns": 7}
+"""How long the seconds per step are measured for each workload."""
+
+
+class Worker:
+    """One process that takes trials until there are none left; the last one to finish writes the report."""
+
+    def __init__(
+        self,
+        store: Store,
+        workloads: Mapping[str, Any],
+        catalogue: Catalogue,
+        board: Board,
+        events: Events,
+        household: Household,
+        way: Way,
+    ) -> None:
+        self.store, self.workloads, self.catalogue = store, workloads, catalogue
+        self.board, self.events = board, events
+        self.household, self.way, self.plan = household, way, store.plan
+        self.running: dict[Errand, _Job] = {}
+        self.losses: dict[str, int] = {}
+
+    def work(self) -> None:
+        """Take what is free until everything is done."""
+        if self.store.kept("machine") is None:
+            started = time.strftime("%Y-%m-%d %H:%M %z")
+            self.store.keep("machine", {"started": started, **machine_facts(), "threads": self.plan.threads})
+        waiting = False
+        try:
+            while True:
+                claim = self.store.claim(self._ready) if len(self.running) < self.way.jobs else None
+                if claim is not None:
+                    self._take(claim)
+                elif self.running:
+                    self._gather()
+                elif all(c.state == "done" for c in self.store.claims()):
+                    return
+                else:
+                    if not waiting:
+                        self._note("waiting for another process to finish its part")
+                    time.sleep(POLL)
+                waiting = claim is None and not self.running
+        except BaseException:
+            for job in self.running.values():
+                self.store.release(job.claim)
+            raise
+
+    def _take(self, claim: Claim) -> None:
+        try:
+            if claim.task == REPORT:  # ready when all trials are done, so nothing else of this race runs
+                self._conclude(claim)
+            else:
+                self._run(claim)
+        except TakenOver as error:
+            self._note(str(error))
+        except BaseException:
+            self.store.release(claim)
+            raise
+
+    def _note(self, text: str) -> None:
+        self.board.note(text)
+        self.events.note(text)
+
+    def _ready(self, task: str, done: frozenset[str]) -> bool:
+        """A trial runs when those that decide it are done; the report when all are."""
+        if task == REPORT:
+            return len(done) == len(self.store.tasks)
+        return done.issuperset(waits_for(self.plan, self.store.tasks[task]))
+
+    def _run(self, claim: Claim) -> None:
+        task, entry = self.store.tasks[claim.task], self.plan.entry(self.store.tasks[claim.task].workload)
+        hyper, records = task.hyper, self.store.records() if waits_for(self.plan, task) else {}
+        if hyper is None and task.phase == "tune":
+            hyper = propose(self.plan, records, task)
+        elif hyper is None:
+            hyper = chosen(self.plan, records, task.workload, task.label)
+        record = None if hyper is None else self.store.started(claim)
+        if record is None and hyper is None:
+            record = _never_ran(task.seed, entry, "it was not run: every tuning trial broke")
+        elif record is None and claim.claims > DEATHS:
+            record = _never_ran(task.seed, entry, f"it was given up: its process died {DEATHS} times while running it")
+        if record is not None:
+            self._finish(claim, task, record)
+            return
+        self.events.trial_started(task, hyper or {})
+        workload, settings = self.workloads[task.workload], _settings(self.plan, records, task)
+        if isinstance(workload, Card):
+            self._start(claim, task, workload, hyper or {}, settings)
+        else:
+            make, progress = self._maker(self._method(task)), self._progress(claim, task, entry)
+            self._finish(claim, task, run_trial(workload, make, hyper or {}, **settings, progress=progress))
+
+    def _finish(self, claim: Claim, task: Task, record: Record) -> None:
+        self.store.finish(claim, record)
+        self.board.finished(task, record)
+        self.events.trial_finished(task, record)
+
+    def _progress(self, claim: Claim, task: Task, entry: Entry) -> Callable[[int, Point | None], None]:
+        def progress(step: int, point: Point | None) -> None:
+            self.board.step(task, step, entry.steps)
+            if point is not None:
+                self.events.point(task, step, point.metric)
+            self.store.progress(claim, step)
+
+        return progress
+
+    def _start(self, claim: Claim, task: Task, workload: Card, hyper: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Begin a trial in a process of its own."""
+        slot = min(set(range(self.way.jobs)) - {job.slot for job in self.running.values()})
+        request = {"do": "trial", "method": self._method(task), "hyper": hyper, "settings": settings}
+        errand = self.household.start(
+            workload.source,
+            request,
+            threads=self.plan.threads,
+            cores=own_cores(slot, self.way.jobs, self.plan.threads),
+            seconds=self.way.seconds,
+            memory=self.way.memory,
+        )
+        self.running[errand] = _Job(claim, task, hyper, slot)
+        progress = self._progress(claim, task, self.plan.entry(task.workload))
+
+        def told(step: int, point: Point | None) -> None:
+            try:
+                progress(step, point)
+            except TakenOver as error:
+                self._note(str(error))
+                errand.stop()
+
+        errand.told = told
+
+    def _gather(self) -> None:
+        """Wait for a trial to end, and store what came out."""
+        for errand in self.household.wait(POLL):
+            job = self.running.pop(errand)
+            if errand.stopped:
+                continue
+            self.losses[job.task.key] = self.losses.get(job.task.key, 0) + errand.lost
+            if errand.lost and self.losses[job.task.key] < 2:
+                self.store.release(job.claim)
+                continue
+            self.store.keep_output(job.claim, errand.output.text())
+            entry = self.plan.entry(job.task.workload)
+            record = Record.from_json(errand.answer) if errand.cause is None else _broken(errand, job, entry)
+            try:
+                self._finish(job.claim, job.task, record)
+            except TakenOver as error:
+                self._note(str(error))
+
+    def _method(self, task: Task) -> str:
+        return next(m.method for m in self.plan.methods if m.label == task.label)
+
+    def _maker(self, method: str) -> Callable[..., Any]:
+        return lambda model, **hyper: self.catalogue.make(method, model, **hyper)
+
+    def _conclude(self, claim: Claim) -> None:
+        """Measure time and memory with nothing else running, and write the report."""
+        self.events.settle()
+        records = self.store.records()
+        for entry in self.plan.workloads:
+            points = {m.label: chosen(self.plan, records, entry.name, m.label) for m in self.plan.methods}
+            ran = [m for m in self.plan.methods if points[m.label] is not None]
+            if self.store.kept(f"timing-{entry.name}") is None:
+                self._note(f"{entry.name}: timing {len(ran)} methods in turns")
+                self.store.keep(f"timing-{entry.name}", self._time(entry, ran, points))
+            if self.store.kept(f"memory-{entry.name}") is None:
+                self._note(f"{entry.name}: peak memory of {len(ran)} methods in fresh processes")
+                jobs = [{"label": m.label, "method": m.method, "hyper": points[m.label]} for m in ran]
+                workload = self.workloads[entry.name]
+                source = workload.source if isinstance(workload, Card) and workload.processes == 1 else ""
+                self.store.keep(f"memory-{entry.name}", measure_memory(source, jobs, threads=self.plan.threads))
+        results.write(self.store)
+        self.store.finish(claim, None)
+
+    def _time(self, entry: Entry, ran: Sequence[Recipe], points: Mapping[str, Any]) -> dict[str, Any]:
+        """Seconds per step, in one process of its own where that can be."""
+        workload = self.workloads[entry.name]
+        if not isinstance(workload, Card):
+            runners = [Runner(m.label, self._timed(m.method, points[m.label] or {})) for m in ran]
+            return measure_seconds(workload, runners, **TIMING)  # type: ignore[arg-type]
+        why = f"not measured: this workload trains on {workload.processes} processes"
+        if workload.processes == 1:
+            methods = [{"label": m.label, "method": m.method, "hyper": points[m.label] or {}} for m in ran]
+            request = {"do": "timing", "methods": methods, "settings": TIMING}
+            try:
+                found: dict[str, Any] = self.household.ask(workload.source, request, "timed", threads=self.plan.threads)
+                return found
+            except RaceError as error:
+                why = str(error)
+        return {"turns": {}, "step_alone": {}, "first_step": {}, "broken": {m.label: why for m in ran}}
+
+    def _timed(self, method: str, hyper: Mapping[str, Any]) -> Callable[[Any], Any]:
+        return lambda model: self.catalogue.make(method, model, **hyper)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A trial that runs in a process of its own; `slot` numbers its place on the machine."""
+
+    claim: Claim
+    task: Task
+    hyper: dict[str, Any]
+    slot: int
+
+
+def _settings(plan: Plan, records: Mapping[str, Record], task: Task) -> dict[str, Any]:
+    entry = plan.entry(task.workload)
+    settings = {"seed": task.seed, "steps": entry.steps, "target": entry.target, "goal": entry.goal}
+    return {**settings, "bars": bars(plan, records, task)}
+
+
+def _broken(errand: Errand, job: _Job, entry: Entry) -> Record:
+    """The record of a trial whose process did not bring one back."""
+    metrics = [point.metric for point in errand.points]
+    return Record(
+        hyper=job.hyper,
+        seed=job.task.seed,
+        budget=entry.steps,
+        steps=max(errand.step, 0),
+        steps_to_target=None,
+        best_metric=(max(metrics) if entry.goal == "max" else min(metrics)) if metrics else None,
+        seconds=errand.points[-1].seconds if errand.points else 0.0,
+        curve=tuple(errand.points),
+        cause=f"step {errand.step + 1}: {errand.cause}",
+    )
+
+
+def _never_ran(seed: int, entry: Entry, cause: str) -> Record:
+    return Record(
+        hyper={},
+        seed=seed,
+        budget=entry.steps,
+        steps=0,
+        steps_to_target=None,
+        best_metric=None,
+        seconds=0.0,
+        curve=(),
+        cause=cause,
+    )
