@@ -94,6 +94,8 @@ class Errand:
 
     def hear(self) -> None:
         """Take the points and the answer that have come."""
+        if self._link.closed:
+            return
         for line in self._link.read():
             if "point" in line:
                 self.points.append(Point(*line["point"]))
@@ -103,8 +105,7 @@ class Errand:
                 self.answer, self.cause = line.get("answer"), line.get("error")
                 self.bad_input = line.get("bad_input", False)
         if self._link.closed:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(self._link.source)
+            self._selector.unregister(self._link.source)
 
     def look(self) -> bool:
         """Note how far it is; true when it must be killed."""
@@ -152,8 +153,9 @@ class Errand:
         """Its process has ended with a status; None if the nursery has, with it."""
         self.hear()
         self.output.close()
-        with contextlib.suppress(KeyError):
+        if not self._link.closed:
             self._selector.unregister(self._link.source)
+            self._link.closed = True
         self._link.source.close()
         self._read_step()
         self._board.close()
@@ -300,6 +302,8 @@ class _Nursery:
         return ended
 
     def _hear(self) -> None:
+        if self.gone:
+            return
         for line in self._control.read():
             if "ready" in line:
                 self._ready = True
@@ -309,7 +313,7 @@ class _Nursery:
                 errand = self.errands.pop(line["errand"])
                 errand.end(line["status"])
                 self._ended.append(errand)
-        if self._control.closed and not self.gone:
+        if self._control.closed:
             self.gone = True
             self._selector.unregister(self._control.source)
             self._process.wait()

@@ -45,7 +45,7 @@ class Tail:
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._reading, self.writing = os.pipe()
         os.set_blocking(self._reading, False)
-        self._selector = selector
+        self._selector, self._open = selector, True
         self._kept = bytearray()
         self._dropped = 0
         selector.register(self._reading, selectors.EVENT_READ, self.read)
@@ -57,10 +57,10 @@ class Tail:
     def read(self, most: int = 64) -> None:
         """Take what is there, at most 4 MiB, so that nobody else has to wait for a process that prints on and on."""
         with contextlib.suppress(BlockingIOError):
-            for _ in range(most):
+            for _ in range(most if self._open else 0):
                 part = os.read(self._reading, 1 << 16)
                 if not part:
-                    self._unregister()
+                    self._let_go()
                     break
                 self._kept += part
                 surplus = max(0, len(self._kept) - KEPT)
@@ -75,9 +75,10 @@ class Tail:
     def close(self) -> None:
         """Take what is left and let go."""
         self.read()
-        self._unregister()
-        os.close(self._reading)
+        self._let_go()
 
-    def _unregister(self) -> None:
-        with contextlib.suppress(KeyError):
+    def _let_go(self) -> None:
+        if self._open:
+            self._open = False
             self._selector.unregister(self._reading)
+            os.close(self._reading)

@@ -127,7 +127,7 @@ class Worker:
     def _progress(self, claim: Claim, task: Task, entry: Entry) -> Callable[[int, Point | None], None]:
         def progress(step: int, point: Point | None) -> None:
             self.board.step(task, step, entry.steps)
-            if point is not None:
+            if point is not None and step > 0:
                 self.events.point(task, step, point.metric)
             self.store.progress(claim, step)
 

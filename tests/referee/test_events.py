@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from downslope.cli import app
-from downslope.referee import RaceError, Workload, events, protocol, race
+from downslope.referee import RaceError, Workload, events, race, worker
 from downslope.referee.events import Event, Events
 from downslope.referee.loggers import CSV, JSONLines, open_loggers
 
@@ -20,9 +20,8 @@ SMALL: dict[str, Any] = {"methods": ["adamw", "sgd"], "trials": 1, "seeds": 1}
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = protocol.measure_seconds
-    monkeypatch.setattr(protocol, "measure_seconds", lambda w, runners: measure(w, runners, seconds=0.0, least_turns=2))
-    monkeypatch.setattr(protocol, "measure_memory", lambda source, jobs, threads: {})
+    monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
+    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
 
 
 def test_a_race_tells_its_story_in_order(toy: Workload, tmp_path: Path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from downslope.referee import RaceError, Result, Workload, protocol, race
+from downslope.referee import RaceError, Result, Workload, race, worker
 from downslope.referee.loggers import MLflow, open_loggers
 
 pytestmark = pytest.mark.filterwarnings(  # of MLflow's own use of SQLAlchemy
@@ -25,8 +25,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, toy: Workload) -> Result:
     pytest.importorskip("mlflow")
     folder = tmp_path_factory.mktemp("races") / "logged"
     with pytest.MonkeyPatch.context() as patch:
-        measure = protocol.measure_seconds
-        patch.setattr(protocol, "measure_seconds", lambda w, runners: measure(w, runners, seconds=0.0, least_turns=2))
+        patch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
         patch.setenv("WANDB_MODE", "offline")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         loggers = ["tensorboard", "wandb", "mlflow"]
@@ -156,9 +155,8 @@ def test_mlflow_writes_to_a_folder_and_a_race_that_goes_on_keeps_its_parents(
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     uri = (tmp_path / "mlruns").as_uri()
-    measure = protocol.measure_seconds
-    monkeypatch.setattr(protocol, "measure_seconds", lambda w, runners: measure(w, runners, seconds=0.0, least_turns=2))
-    monkeypatch.setattr(protocol, "measure_memory", lambda source, jobs, threads: {})
+    monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
+    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
     for _ in range(2):
         logger = MLflow(uri)
         result = race(
