@@ -198,7 +198,7 @@ def test_what_stops_a_race_is_an_event_too(toy: Workload, tmp_path: Path, monkey
         raise RaceError("the disk is full.")
 
     told: list[Event] = []
-    monkeypatch.setattr(protocol.Store, "claim", full)
+    monkeypatch.setattr(worker.Store, "claim", full)
     with pytest.raises(RaceError, match="disk is full"):
         race(toy, **SMALL, quiet=True, folder=tmp_path / "r", events=told.append)
     assert [e["event"] for e in told] == ["race_started", "race_stopped"]
