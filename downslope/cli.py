@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 TUNING = "Tuning"
+MACHINE = "On this machine"
 BAD_INPUT, UNFINISHED, INTERRUPTED = 2, 1, 130
 
 
@@ -180,10 +181,21 @@ def race(
     as_json: Annotated[
         bool, typer.Option("--json", help="Only events as lines of JSON on stdout (docs/referee.md).")
     ] = False,
+    jobs: Annotated[int, typer.Option(help="Trials at once on this machine.", rich_help_panel=MACHINE)] = 1,
+    trial_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="End a trial after so long (default: after 30 minutes without a step).", rich_help_panel=MACHINE
+        ),
+    ] = None,
+    trial_memory: Annotated[
+        str | None, typer.Option(help="End a trial that holds more, such as 4GB.", rich_help_panel=MACHINE)
+    ] = None,
 ) -> None:
     """Race methods on workloads; the same command resumes a race, and a second one beside it helps."""
     with _one_sentence():
         from downslope.referee import race as run_race
+        from downslope.referee.way import size
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         result = run_race(
@@ -205,6 +217,9 @@ def race(
             loggers=_words(log),
             quiet=as_json,
             events=_print_json if as_json else None,
+            jobs=jobs,
+            trial_seconds=trial_seconds,
+            trial_memory=None if trial_memory is None else size(trial_memory),
         )
         if not as_json:
             typer.echo(str(result))

@@ -48,7 +48,7 @@ class Line:
     def __init__(self, link: int, board: int) -> None:
         self._socket = socket.socket(fileno=link)
         self._file = self._socket.makefile("r", encoding="utf-8")
-        self._board = mmap.mmap(board, 8)
+        self.board, self._steps = board, mmap.mmap(board, 8)
 
     def request(self) -> dict[str, Any]:
         """What to do."""
@@ -57,7 +57,7 @@ class Line:
 
     def progress(self, step: int, point: Any | None) -> None:
         """Tell how many steps are done, and the point of the curve where there is one."""
-        struct.pack_into("<q", self._board, 0, step)
+        struct.pack_into("<q", self._steps, 0, step)
         if point is not None:
             self.send({"point": [point.step, point.loss, point.metric, point.seconds]})
 
@@ -262,7 +262,12 @@ def _answer(shelf: Shelf, request: Mapping[str, Any], line: Line) -> dict[str, A
         os.sched_setaffinity(0, request["cores"])
     os.environ["OMP_NUM_THREADS"] = str(request["threads"])
     torch.set_num_threads(request["threads"])
-    return errands.run(shelf.get(), request, line.progress)
+    workload = shelf.get()
+    if workload.processes > 1 and request["do"] != "card":
+        from downslope.referee.ranks import launch
+
+        return launch(shelf.source, workload.processes, request, line.fileno, line.board)
+    return errands.run(workload, request, line.progress)
 
 
 def refusal(error: BaseException) -> dict[str, Any]:

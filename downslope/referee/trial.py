@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from downslope.referee.errors import RaceError
@@ -240,7 +241,7 @@ def _evaluate(workload: Trainable, model: nn.Module, opt: Any, at: _Run, target:
     """Add a point to the curve; returns the step if the target is reached there."""
     model.eval()
     with torch.no_grad():
-        metric = float(workload.metric(model, workload.validation))
+        metric = _agreed(float(workload.metric(model, workload.validation)))
     model.train()
     if not math.isfinite(metric):
         name = _first_non_finite(model, of_grad=False)
@@ -256,6 +257,15 @@ def _falls_short(at: _Run, bar: float, goal: str) -> bool:
     """Whether the best metric so far is worse than the bar."""
     metrics = [point.metric for point in at.curve]
     return max(metrics) < bar if goal == "max" else min(metrics) > bar
+
+
+def _agreed(metric: float) -> float:
+    """The metric of rank 0 where a trial trains on several processes: all of them must stop at the same step."""
+    if not dist.is_available() or not dist.is_initialized():
+        return metric
+    value = torch.tensor(metric, dtype=torch.float64)
+    dist.broadcast(value, 0)
+    return float(value)
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:

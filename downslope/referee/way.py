@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from downslope.referee.isolation import Household
 from downslope.referee.plan import Plan
 from downslope.referee.recipe import Catalogue
 
-__all__ = ["Card", "Way", "check", "cores", "load", "own_cores", "refuse_crowding"]
+__all__ = ["Card", "Way", "check", "cores", "load", "own_cores", "refuse_crowding", "size"]
+
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,12 @@ def refuse_crowding(jobs: int, threads: int) -> None:
             f"threads a trial, and there are {cores()} cores; got {jobs}.",
             bad_input=True,
         )
+
+
+def size(text: str) -> int:
+    """Bytes from a text such as `4GB`, `500 MB` or `2GiB`."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", text, re.IGNORECASE)
+    unit = found[2].upper() if found else None
+    if found is None or unit not in UNITS:
+        raise RaceError(f"race: trial_memory must be a size such as 4GB or 500MB; got {text!r}.", bad_input=True)
+    return int(float(found[1]) * UNITS[unit])
