@@ -78,7 +78,7 @@ def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
     """A workload, or its card where it is loaded by another process, and where it came from."""
     if not isinstance(item, str | Path):
         way.refuse_here(f"workload {item.name!r}, given as an object,")
-        if item.processes > 1:
+        if getattr(item, "processes", 1) > 1:
             raise RaceError(
                 f"race: a workload that trains on {item.processes} processes must be given by name or file, so that "
                 f"each of them can load it; got {item.name!r} as an object.",

@@ -14,10 +14,10 @@ import traceback
 import torch
 
 from downslope.referee import board, protocol, report, results, server  # noqa: F401  (before the fork)
+from downslope.referee import worker as taking
 
-measure = protocol.measure_seconds
-protocol.measure_seconds = lambda workload, runners: measure(workload, runners, seconds=0.0, least_turns=2)
-protocol.measure_memory = lambda source, jobs, threads: {}
+taking.TIMING = {"seconds": 0.0, "least_turns": 2}
+taking.measure_memory = lambda source, jobs, threads: {}
 
 
 def main() -> None:

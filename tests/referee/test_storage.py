@@ -444,8 +444,8 @@ def test_a_worker_killed_and_the_database_restarted_lose_no_trial_and_count_none
 
     # The same race in one undisturbed process found the same.
     monkeypatch.setenv("TRACES", str(traces))
-    monkeypatch.setattr("downslope.referee.protocol.measure_memory", lambda source, jobs, threads: {})
-    monkeypatch.setattr("downslope.referee.protocol.measure_seconds", lambda workload, runners: {})
+    monkeypatch.setattr("downslope.referee.worker.measure_memory", lambda source, jobs, threads: {})
+    monkeypatch.setattr("downslope.referee.worker.TIMING", {"seconds": 0.0, "least_turns": 2})
     alone = race(str(COUNTED), folder=tmp_path / "alone", quiet=True, **OPTIONS).content  # type: ignore[arg-type]
     assert [curve(t) for t in alone["workloads"][0]["trials"]] == [
         curve(t) for t in contents[0]["workloads"][0]["trials"]

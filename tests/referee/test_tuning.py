@@ -18,7 +18,7 @@ import optuna
 import pytest
 
 from downslope import _registry
-from downslope.referee import RaceError, Recipe, Workload, protocol, race
+from downslope.referee import RaceError, Recipe, Workload, race, worker
 from downslope.referee import tuning as tuning_module
 from downslope.referee.board import _line
 from downslope.referee.plan import Entry, Plan, Task
@@ -40,9 +40,8 @@ STEPS, EVERY = 90, 5
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = protocol.measure_seconds
-    monkeypatch.setattr(protocol, "measure_seconds", lambda w, runners: measure(w, runners, seconds=0.0, least_turns=2))
-    monkeypatch.setattr(protocol, "measure_memory", lambda source, jobs, threads: {})
+    monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
+    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
 
 
 TWICE = (Recipe("sgd", space=SPACE), Recipe("sgd", space=SPACE))
@@ -347,9 +346,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A race with a sampler that learns and a pruner, of a method against itself, in one go; not to be changed."""
     folder = tmp_path_factory.mktemp("tuned") / "race"
     with pytest.MonkeyPatch.context() as patch:
-        measure = protocol.measure_seconds
-        patch.setattr(protocol, "measure_seconds", lambda w, r: measure(w, r, seconds=0.0, least_turns=2))
-        patch.setattr(protocol, "measure_memory", lambda source, jobs, threads: {})
+        patch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
+        patch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
         race(str(TOY), folder=folder, sampler="tpe", pruner="halving", **ADAPTIVE)
     return folder
 
