@@ -20,7 +20,7 @@ from downslope.referee.workload import Workload
 __all__ = ["ERRANDS", "run", "warm_up"]
 
 CARD = ("name", "metric_name", "goal", "target", "steps", "evaluate_every", "processes")
-TEXTS = ("description", "data", "licence", "target_origin")
+TEXTS = ("variant_of", "description", "data", "licence", "target_origin")
 
 
 def run(workload: Workload, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

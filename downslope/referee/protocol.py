@@ -29,9 +29,10 @@ from downslope.referee.results import Result
 from downslope.referee.store import Store
 from downslope.referee.trial import own_randomness
 from downslope.referee.tuning import refuse_idle_pruner, refuse_missing_sampler
+from downslope.referee.verdict import MARGIN
 from downslope.referee.way import Way, check, cores, load, refuse_crowding
 from downslope.referee.worker import Worker
-from downslope.referee.verdict import MARGIN
+from downslope.referee.workload import split_variant
 
 __all__ = ["race"]
 
@@ -165,21 +166,19 @@ def _entries(loaded: Sequence[tuple[Any, str]], budget: float, target: float | N
         raise RaceError("race: --target is for one workload; leave it out where there are several.", bad_input=True)
     if target is not None and not math.isfinite(target):
         raise RaceError(f"race: target must be a finite number; got {target}.", bad_input=True)
-    from downslope.referee.workload import split_variant
 
     found: list[Entry] = []
     for item, source in loaded:
         if item.name in {e.name for e in found}:
             raise RaceError(f"race: workload {item.name!r} is named twice; name it once.", bad_input=True)
-        base, variant = split_variant(source)
-        path = Path(base)
+        path = Path(split_variant(source)[0])
         is_file = bool(source) and path.suffix == ".py" and path.is_file()
         with guard(path):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if is_file else ""
         found.append(
             Entry(
                 name=item.name,
-                source=f"{path.resolve()}{variant and '@'}{variant}" if is_file else source,
+                source=source,
                 digest=digest,
                 metric_name=item.metric_name,
                 goal=item.goal,

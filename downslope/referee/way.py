@@ -68,6 +68,7 @@ class Card:
     steps: int
     evaluate_every: int
     processes: int
+    variant_of: str
     description: str
     data: str
     licence: str
@@ -85,13 +86,16 @@ def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
                 bad_input=True,
             )
         return item, ""
-    path = Path(item)
-    source = str(path.resolve()) if path.suffix == ".py" and path.is_file() else str(item)
+    from downslope.referee.workload import load_workload, split_variant
+
+    base, variant = split_variant(item)
+    path = Path(base)
+    source = str(item)
+    if path.suffix == ".py" and path.is_file():
+        source = f"{path.resolve()}@{variant}" if variant else str(path.resolve())
     if way.isolated:
         found = household.ask(source, {"do": "card"}, "loaded", threads=1, seconds=way.seconds)
         return Card(source=source, **found), source
-    from downslope.referee.workload import load_workload
-
     try:
         return load_workload(source), source
     except ValueError as error:  # WorkloadError

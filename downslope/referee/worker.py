@@ -12,10 +12,12 @@ from downslope.referee.board import Board
 from downslope.referee.errors import RaceError
 from downslope.referee.events import Events
 from downslope.referee.isolation import Errand, Household
+from downslope.referee.looking import awaited, look
 from downslope.referee.machine import machine_facts
 from downslope.referee.memory import measure_memory
 from downslope.referee.plan import Entry, Plan, Task
-from downslope.referee.recipe import Catalogue, Recipe
+from downslope.referee.recipe import Catalogue
+from downslope.referee.sequential import LOOK
 from downslope.referee.standing import chosen
 from downslope.referee.store import DEATHS, REPORT, Claim, Store, TakenOver
 from downslope.referee.timing import Runner, measure_seconds
@@ -62,7 +64,7 @@ class Worker:
                     self._take(claim)
                 elif self.running:
                     self._gather()
-                elif all(c.state == "done" for c in self.store.claims()):
+                elif all(c.over for c in self.store.claims()):
                     return
                 else:
                     if not waiting:
@@ -76,8 +78,10 @@ class Worker:
 
     def _take(self, claim: Claim) -> None:
         try:
-            if claim.task == REPORT:  # ready when all trials are done, so nothing else of this race runs
+            if claim.task == REPORT:
                 self._conclude(claim)
+            elif claim.task.startswith(LOOK):
+                self._look(claim)
             else:
                 self._run(claim)
         except TakenOver as error:
@@ -91,10 +95,8 @@ class Worker:
         self.events.note(text)
 
     def _ready(self, task: str, done: frozenset[str]) -> bool:
-        """A trial runs when those that decide it are done; the report when all are."""
-        if task == REPORT:
-            return len(done) == len(self.store.tasks)
-        return done.issuperset(waits_for(self.plan, self.store.tasks[task]))
+        """A trial runs when those that decide it are over, and the look before it; the report when all are."""
+        return done.issuperset(awaited(self.plan, self.store.tasks, task))
 
     def _run(self, claim: Claim) -> None:
         task, entry = self.store.tasks[claim.task], self.plan.entry(self.store.tasks[claim.task].workload)
@@ -181,41 +183,53 @@ class Worker:
     def _maker(self, method: str) -> Callable[..., Any]:
         return lambda model, **hyper: self.catalogue.make(method, model, **hyper)
 
+    def _look(self, claim: Claim) -> None:
+        """Judge the race on the way; nothing else runs meanwhile, so seconds per step can be measured."""
+        for entry in self.plan.workloads:
+            self._measure_time(entry)
+        look(self.store, claim.task)
+        self.store.finish(claim, None)
+
+    def _tuned(self, entry: Entry) -> list[dict[str, Any]]:
+        """The methods that have a tuned point, with it: label, method and hyper."""
+        records = self.store.records()
+        points = [(m, chosen(self.plan, records, entry.name, m.label)) for m in self.plan.methods]
+        return [{"label": m.label, "method": m.method, "hyper": point} for m, point in points if point is not None]
+
+    def _measure_time(self, entry: Entry) -> None:
+        if self.store.kept(f"timing-{entry.name}") is None:
+            methods = self._tuned(entry)
+            self.events.settle()
+            self._note(f"{entry.name}: timing {len(methods)} methods in turns")
+            self.store.keep(f"timing-{entry.name}", self._time(entry, methods))
+
     def _conclude(self, claim: Claim) -> None:
         """Measure time and memory with nothing else running, and write the report."""
-        self.events.settle()
-        records = self.store.records()
         for entry in self.plan.workloads:
-            points = {m.label: chosen(self.plan, records, entry.name, m.label) for m in self.plan.methods}
-            ran = [m for m in self.plan.methods if points[m.label] is not None]
-            if self.store.kept(f"timing-{entry.name}") is None:
-                self._note(f"{entry.name}: timing {len(ran)} methods in turns")
-                self.store.keep(f"timing-{entry.name}", self._time(entry, ran, points))
+            self._measure_time(entry)
             if self.store.kept(f"memory-{entry.name}") is None:
-                self._note(f"{entry.name}: peak memory of {len(ran)} methods in fresh processes")
-                jobs = [{"label": m.label, "method": m.method, "hyper": points[m.label]} for m in ran]
-                workload = self.workloads[entry.name]
+                methods, workload = self._tuned(entry), self.workloads[entry.name]
+                self._note(f"{entry.name}: peak memory of {len(methods)} methods in fresh processes")
                 source = workload.source if isinstance(workload, Card) and workload.processes == 1 else ""
-                self.store.keep(f"memory-{entry.name}", measure_memory(source, jobs, threads=self.plan.threads))
+                self.store.keep(f"memory-{entry.name}", measure_memory(source, methods, threads=self.plan.threads))
         results.write(self.store)
         self.store.finish(claim, None)
 
-    def _time(self, entry: Entry, ran: Sequence[Recipe], points: Mapping[str, Any]) -> dict[str, Any]:
+    def _time(self, entry: Entry, methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Seconds per step, in one process of its own where that can be."""
         workload = self.workloads[entry.name]
         if not isinstance(workload, Card):
-            runners = [Runner(m.label, self._timed(m.method, points[m.label] or {})) for m in ran]
+            runners = [Runner(m["label"], self._timed(m["method"], m["hyper"])) for m in methods]
             return measure_seconds(workload, runners, **TIMING)  # type: ignore[arg-type]
         why = f"not measured: this workload trains on {workload.processes} processes"
         if workload.processes == 1:
-            methods = [{"label": m.label, "method": m.method, "hyper": points[m.label] or {}} for m in ran]
             request = {"do": "timing", "methods": methods, "settings": TIMING}
             try:
                 found: dict[str, Any] = self.household.ask(workload.source, request, "timed", threads=self.plan.threads)
                 return found
             except RaceError as error:
                 why = str(error)
-        return {"turns": {}, "step_alone": {}, "first_step": {}, "broken": {m.label: why for m in ran}}
+        return {"turns": {}, "step_alone": {}, "first_step": {}, "broken": {m["label"]: why for m in methods}}
 
     def _timed(self, method: str, hyper: Mapping[str, Any]) -> Callable[[Any], Any]:
         return lambda model: self.catalogue.make(method, model, **hyper)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from downslope.referee import RaceError, Recipe, Workload, protocol, race
+from downslope.referee import RaceError, Recipe, Workload, race, worker
 from downslope.referee.looking import awaited, look, stand
 from downslope.referee.plan import Plan, read_plan
 from downslope.referee.sequential import looks
@@ -30,11 +30,11 @@ def hasty() -> Iterator[None]:
     """Measure time and memory in no time, and find all methods equally dear."""
     with pytest.MonkeyPatch.context() as patch:
 
-        def turns(workload: Workload, runners: Sequence[Any]) -> dict[str, Any]:
+        def turns(workload: Workload, runners: Sequence[Any], **settings: float) -> dict[str, Any]:
             return {"turns": {r.label: [0.01] * 9 for r in runners}, "step_alone": {}, "first_step": {}}
 
-        patch.setattr(protocol, "measure_seconds", turns)
-        patch.setattr(protocol, "measure_memory", lambda source, jobs, threads: {})
+        patch.setattr(worker, "measure_seconds", turns)
+        patch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
         yield
 
 
