@@ -127,22 +127,23 @@ class Board:
 
     def _drawn(self) -> RenderableType:
         done, total = self._done()
-        head = Text(f"{self._note or 'racing'} · {done} of {total} trials · {self._left()}", "bold", no_wrap=True)
+        parts = [self._note or "racing", f"{done} of {total} trials", *([self._left()] if done < total else [])]
+        head = Text(" · ".join(parts), "bold", no_wrap=True)
         head.overflow = "ellipsis"
-        parts: list[RenderableType] = [head]
+        drawn: list[RenderableType] = [head]
         plan = self._source.plan
         room = self._console.height - 3
         fits = len(plan.workloads) * (len(plan.methods) + 2) <= room
         for w in plan.workloads:
             mine = [c for c in self._claims if self._source.tasks[c.task].workload == w.name]
             open_now = any(c.state == "running" for c in mine) or any(k.startswith(f"{w.name}/") for k in self._running)
-            parts.append(self._title(w, mine))
+            drawn.append(self._title(w, mine))
             if fits or open_now:
-                parts.append(self._table(w))
-        return Group(*parts)
+                drawn.append(self._table(w))
+        return Group(*drawn)
 
     def _title(self, w: Entry, mine: Sequence[Claim]) -> Text:
-        goal = f"{w.metric_name} {'≥' if w.goal == 'max' else '≤'} {w.target:.4g} within {w.steps} steps"
+        goal = f"steps to {w.metric_name} {'≥' if w.goal == 'max' else '≤'} {w.target:.4g}, at most {w.steps}"
         count = f" {sum(c.state == 'done' for c in mine)}/{len(mine)}  "
         title = Text.assemble((w.name, "bold"), count, (goal, "dim"))
         title.no_wrap, title.overflow = True, "ellipsis"
@@ -153,7 +154,7 @@ class Board:
         columns = [Column("method", max_width=max(8, width // 5)), Column("done", justify="right", min_width=5)]
         if width >= WIDE:
             columns.append(Column("", width=12))
-        columns += [Column("tuned", justify="right"), Column("seeds", justify="right", min_width=13)]
+        columns += [Column("best", justify="right"), Column("median seed", justify="right", min_width=13)]
         if width >= NARROW:
             columns.append(Column("now"))
         for column in columns:

@@ -113,10 +113,11 @@ def _axis(name: str, ranges: Sequence[Any], values: Sequence[Any]) -> tuple[Axis
         ticks = tuple((float(i), text) for i, text in enumerate(names))
         return Axis(name, -0.5, len(names) - 0.5, ticks=ticks), lambda v: float(names.index(shown(v)))
     low, high = float(min(ends)), float(max(ends))
-    if low < 0 or not any(kind == "log" for kind, *_ in ranges):
+    least = float(min((v for v in ends if v > 0), default=1.0))
+    wide = any(kind == "log" for kind, *_ in ranges) or high >= 100 * least
+    if low < 0 or not wide:
         room = 0.05 * (high - low) or 0.5
         return Axis(name, low - room, high + room), float
-    least = float(min((v for v in ends if v > 0), default=1.0))
     room = (high / least) ** 0.05 if high > least else 1.5
     if low > 0:
         return Axis(name, low / room, high * room, log=True), float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ from downslope.referee.events import Event, Events
 from downslope.referee.loggers import CSV, JSONLines, open_loggers
 
 SMALL: dict[str, Any] = {"methods": ["adamw", "sgd"], "trials": 1, "seeds": 1}
+
+
+TRIAL = {"trial", "workload", "method", "phase", "index"}
+TRIALS = ("trial_started", "point", "trial_finished")
+
+
+def _documented() -> dict[str, set[str]]:
+    """The keys of each event as the table in docs/referee.md has them."""
+    text = (Path(__file__).parents[2] / "docs" / "referee.md").read_text()
+    table = text[text.index("| `event` | more keys |") :].split("\n\n")[0]
+    rows = [row.strip("| ").split("|", 1) for row in table.splitlines()[2:]]
+    return {event.strip(" `"): set(re.findall(r"`(\w+)`", keys)) for event, keys in rows}
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +56,10 @@ def test_a_race_tells_its_story_in_order(toy: Workload, tmp_path: Path):
         assert mine[0]["hyper"] == mine[-1]["hyper"] == facts["hyper"]
         assert mine[-1]["curve"] == facts["curve"]
     assert all(json.loads(json.dumps(e)) == e for e in told)
+    documented = _documented()
+    for e in told:
+        keys = set(e) - {"event", "time"}
+        assert documented[e["event"]] == (keys - TRIAL if e["event"] in TRIALS else keys), e["event"]
 
 
 def test_a_race_that_is_over_tells_its_verdict_again_and_no_trial(toy: Workload, tmp_path: Path):
