@@ -124,7 +124,8 @@ def _value(spread: Range, proposed: Any) -> Any:
 
 def refuse_idle_pruner(plan: Plan) -> None:
     """Refuse a pruner that could never cut a trial, before anything runs."""
-    for entry in plan.workloads:
+    tuned = [entry for entry in plan.workloads if plan.tuned_on(entry.name) == entry.name]
+    for entry in tuned:
         if plan.pruner != "none" and not any(_may_be_cut(plan, entry, i) for i in range(plan.trials)):
             raise RaceError(
                 f"race: pruner {plan.pruner!r} can cut none of {plan.trials} trials on workload {entry.name!r}, which "

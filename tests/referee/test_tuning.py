@@ -289,6 +289,8 @@ def test_a_pruner_that_could_never_cut_is_refused(pruner: str, trials: int, ever
         refuse_idle_pruner(p)
     refuse_idle_pruner(plan(pruner=pruner, trials=5))
     refuse_idle_pruner(replace(p, pruner="none"))
+    base, rough = plan().workloads[0], replace(p.workloads[0], name="rough", variant_of="toy", evaluate_every=STEPS)
+    refuse_idle_pruner(plan(pruner=pruner, trials=5, workloads=(base, rough)))  # a variant is not tuned itself
 
 
 def test_ranges_given_as_lists_are_those_that_records_have():
