@@ -48,8 +48,8 @@ CARD = Card(
     claim="over an order of magnitude faster than its competitors (Bayesian optimisation) on deep learning and kernel "
     "problems",
     evidence="the brackets of the paper's algorithm and of its table for R=81 and eta=3; rounds and survivors equal "
-    "the authors' code. On digits (records/hyperband-digits) a lower loss than random search of as many epochs in 10 of "
-    "10 seeds, and its loss reached in a third of them in 8 of 10; Bayesian optimisation is not tested",
+    "the authors' code. On digits (records/hyperband-digits) a lower loss than random search of as many epochs in 10 "
+    "of 10 seeds, and its loss reached in a third of them in 8 of 10; Bayesian optimisation is not tested",
     status="proved",
     ready=False,
 )
