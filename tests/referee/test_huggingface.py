@@ -117,8 +117,9 @@ def test_loss_and_metrics_are_the_trainer_s(tmp_path: Path):
 
 def test_the_seed_decides_weights_and_the_order_of_batches(tmp_path: Path):
     w = from_trainer(trainer(tmp_path, data_seed=None), target=0.1)
+    own = trainer(tmp_path, data_seed=None)
     torch.manual_seed(5)  # what the process did before does not count
-    same = from_trainer(trainer(tmp_path, data_seed=None), target=0.1)
+    same = from_trainer(own, target=0.1)
 
     def run(w: Workload, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         model = seeded(w.model, seed)
@@ -126,9 +127,10 @@ def test_the_seed_decides_weights_and_the_order_of_batches(tmp_path: Path):
         assert not torch.equal(*passes)
         return model.classifier.weight.detach().clone(), torch.cat(passes)
 
-    (a, order), (again, order_again), (b, other) = run(w, 1), run(same, 1), run(w, 2)
+    (a, order), (b, other), (again, order_again), (_, elsewhere) = run(w, 1), run(w, 2), run(w, 1), run(same, 1)
     assert torch.equal(a, again)
     assert torch.equal(order, order_again)
+    assert torch.equal(order, elsewhere)
     assert not torch.equal(a, b)
     assert not torch.equal(order, other)
     assert torch.equal(order[:32].sort(0).values, Rows(32, 0).tokens.sort(0).values)

@@ -129,7 +129,9 @@ def check_mlflow(result: Result, uri: str) -> None:
 
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(f"downslope/{result.folder.name}")
-    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    found = client.search_runs([experiment.experiment_id])
+    runs = {r.info.run_name: r for r in found}
+    assert len(runs) == len(found)
     assert set(runs) == {
         *("toy adamw", "adamw tune 1", "adamw seed 1"),
         *("toy sgd", "sgd tune 1", "sgd seed 1"),
