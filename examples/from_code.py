@@ -38,4 +38,4 @@ if __name__ == "__main__":
     result = main()
     print(result)  # the verdict and where the report is
     for standing in result.content["workloads"][0]["standings"]:
-        print(standing["use"])  # the line to paste, with the tuned values
+        print(standing["use"])  # the code to paste, with the tuned values

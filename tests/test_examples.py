@@ -19,6 +19,7 @@ def test_a_race_of_one_s_own_module_from_code(tmp_path):
     result = main(target=0.5, steps=12, trials=1, seeds=1, folder=tmp_path / "r", quiet=True)
     (w,) = result.content["workloads"]
     assert (w["name"], w["workload"]["metric_name"], w["workload"]["steps"]) == ("Net", "accuracy", 12)
-    assert [s["use"].startswith("ds.") for s in w["standings"]] == [True] * 3
+    use = {s["label"]: s["use"] for s in w["standings"]}
+    assert all(f"ds.{name}(" in use[name.lower()] for name in ("AdamW", "SGD", "Muon"))
     assert all(t["cause"] is None for t in w["trials"])
     assert result.report.is_file()
