@@ -17,9 +17,10 @@ def race_profile(labels: Sequence[str], workloads: Sequence[Mapping[str, Any]]) 
     """Profile, scores and speed-ups over the first method, from the medians over seeds of a race.
 
     Each workload counts in what it is judged by: time to target, or steps where there is no time (`measure`). A method
-    that half of the seeds do not bring to the target has missed it. In the speed-up, a miss counts as a run of the
-    whole budget; a workload that both missed, or that was at its target before the first step, is left out (`compared`
-    is the number of those left).
+    that half of the seeds do not bring to the target has missed it. A variant of a workload that is raced too
+    (`name@variant`) does not score: who misses it has missed the workload (`held_out`). In the speed-up, a miss counts
+    as a run of the whole budget; a workload that both missed, or that was at its target before the first step, is left
+    out (`compared` is the number of those left).
     """
     times: dict[str, dict[str, float]] = {label: {} for label in labels}
     spent: dict[str, dict[str, float]] = {label: {} for label in labels}
@@ -28,11 +29,18 @@ def race_profile(labels: Sequence[str], workloads: Sequence[Mapping[str, Any]]) 
         for s in w["standings"]:
             times[s["label"]][name] = _value(s[measure])
             spent[s["label"]][name] = s["budget"] * (_value(s["seconds"]) if measure == "time" else 1.0)
-    found = profile({label: {w: max(t, SOONEST) for w, t in mine.items()} for label, mine in times.items()}).to_json()
-    speedups = {label: _speedup(times[labels[0]], times[label], spent[labels[0]], spent[label]) for label in labels}
+    names = [w["name"] for w in workloads]
+    held_out = {name: base for name in names if (base := name.rpartition("@")[0]) in names}
+    soonest = {label: {w: max(t, SOONEST) for w, t in mine.items()} for label, mine in times.items()}
+    found = profile(soonest, held_out=held_out).to_json()
+    scored = found["workloads"]
+    speedups = {
+        label: _speedup(scored, times[labels[0]], times[label], spent[labels[0]], spent[label]) for label in labels
+    }
     return found | {
         "speedup": {label: value for label, (value, _) in speedups.items()},
         "compared": {label: count for label, (_, count) in speedups.items()},
+        "held_out": held_out,
         "measure": {w["name"]: w["judgement"]["measure"] for w in workloads},
     }
 
@@ -43,10 +51,14 @@ def _value(estimate: Mapping[str, Any] | None) -> float:
 
 
 def _speedup(
-    theirs: Mapping[str, float], mine: Mapping[str, float], their_run: Mapping[str, float], my_run: Mapping[str, float]
+    workloads: Sequence[str],
+    theirs: Mapping[str, float],
+    mine: Mapping[str, float],
+    their_run: Mapping[str, float],
+    my_run: Mapping[str, float],
 ) -> tuple[float | None, int]:
     logs = []
-    for w in mine:
+    for w in workloads:
         a, b = min(theirs[w], their_run[w]), min(mine[w], my_run[w])
         if min(theirs[w], mine[w]) < math.inf and max(a, b) < math.inf and min(a, b) > 0:
             logs.append(math.log(a / b))

@@ -269,3 +269,16 @@ def test_a_target_that_is_reached_before_the_first_step():
     found = race_profile(["adamw", "lion", "sgd"], at_once)
     assert found["score"] == {"adamw": 1, "lion": 1, "sgd": 0}
     assert found["speedup"] == {"adamw": None, "lion": None, "sgd": None}
+
+
+def test_variants_in_a_race_qualify_and_do_not_score():
+    workloads = [
+        workload("v", "time", ("adamw", 50, 1.0), ("lion", 40, 1.0)),
+        workload("v@wide", "time", ("adamw", 50, 1.0), ("lion", None, 1.0)),
+        workload("w@noisy", "time", ("adamw", 50, 1.0), ("lion", 50, 1.0)),  # w itself is not raced
+    ]
+    found = race_profile(["adamw", "lion"], workloads)
+    assert found["held_out"] == {"v@wide": "v"}
+    assert found["workloads"] == ["v", "w@noisy"]
+    assert found["score"] == {"adamw": 1, "lion": 0.5}
+    assert found["speedup"]["lion"] == pytest.approx((50 / 40) ** 0.5)
