@@ -302,14 +302,20 @@ def trace(
 ) -> None:
     """Draw the paths of methods, each tuned, on a function of two variables."""
     with _one_sentence():
+        from rich.console import Console
+
         from downslope.referee import drawing, tracepicture
         from downslope.referee.landscapes import landscape
         from downslope.referee.tracing import trace as run_trace
 
         path = picture or Path(f"trace-{landscape(function).name}.svg")
         drawing.check_path(path)
-        keys = _words(methods)
-        found = run_trace(function, keys, trials=trials, steps=steps, seed=seed)
+        with Console(stderr=True).status("tuning") as status:
+
+            def told(method: str) -> None:
+                status.update(f"tuning {method}")
+
+            found = run_trace(function, _words(methods), trials=trials, steps=steps, seed=seed, progress=told)
         drawing.save(path, tracepicture.picture(found))
         tracepicture.report(found, path, as_json=as_json)
 

@@ -13,7 +13,7 @@ that.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -103,7 +103,13 @@ class Trace:
 
 
 def trace(
-    function: str | Landscape, methods: Sequence[str], *, trials: int = 32, steps: int | None = None, seed: int = 0
+    function: str | Landscape,
+    methods: Sequence[str],
+    *,
+    trials: int = 32,
+    steps: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda method: None,
 ) -> Trace:
     """The paths of methods on a function of two variables, each at its best of `trials` settings.
 
@@ -116,6 +122,7 @@ def trace(
         trials: settings tried per method.
         steps: length of every path; the landscape's own if None.
         seed: of the settings and of all noise.
+        progress: told each method as its trials begin.
 
     Raises:
         RaceError: an unknown function, too few trials or steps, or a method that cannot move a point of two numbers.
@@ -133,8 +140,11 @@ def trace(
     for key in methods:
         _refuse(key, ground)
     noise = ground.noise * np.random.default_rng(seed).standard_normal((steps, 2))
-    paths = tuple(_best(key, ground, trials, noise, seed) for key in methods)
-    return Trace(landscape=ground, paths=paths, trials=trials, steps=steps, seed=seed)
+    paths = []
+    for key in methods:
+        progress(key)
+        paths.append(_best(key, ground, trials, noise, seed))
+    return Trace(landscape=ground, paths=tuple(paths), trials=trials, steps=steps, seed=seed)
 
 
 class _Walker(nn.Module):

@@ -75,7 +75,9 @@ def test_gradient_descent_walks_as_on_paper():
 
 
 def test_every_method_has_the_same_trials_and_the_best_one_is_drawn():
-    found = trace(BOWL, ["adam", "lion"], trials=12)
+    told: list[str] = []
+    found = trace(BOWL, ["adam", "lion"], trials=12, progress=told.append)
+    assert told == ["adam", "lion"]
     adam, lion = found.paths
     assert adam.tried == lion.tried == 12
     assert RATES[1] <= adam.hyper["lr"] <= RATES[2]
