@@ -174,6 +174,9 @@ def race(
             help="postgresql://user@host/database: the same command on several machines.", envvar="DOWNSLOPE_STORAGE"
         ),
     ] = None,
+    wall_clock: Annotated[
+        str | None, typer.Option(help="Begin no new trial after this time, such as 2h or 90m, and judge what is there.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Changes every random number of the race.")] = 0,
     log: Annotated[
         str, typer.Option(help="Loggers, separated by commas: tensorboard, csv, jsonl, wandb, mlflow.")
@@ -195,6 +198,7 @@ def race(
     """Race methods on workloads; the same command resumes a race, and a second one beside it helps."""
     with _one_sentence():
         from downslope.referee import race as run_race
+        from downslope.referee.clock import seconds_of
         from downslope.referee.way import size
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -213,6 +217,7 @@ def race(
             target=target,
             folder=folder,
             storage=storage,
+            wall_clock=None if wall_clock is None else seconds_of(wall_clock),
             seed=seed,
             loggers=_words(log),
             quiet=as_json,

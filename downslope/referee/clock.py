@@ -10,14 +10,15 @@ import math
 import numbers
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from downslope.referee.board import duration
 from downslope.referee.errors import RaceError
-from downslope.referee.plan import Plan
-from downslope.referee.trial import Record
+from downslope.referee.plan import Entry, Plan
+from downslope.referee.schema import Claim
 
-__all__ = ["STOPPED", "Clock", "seconds_of", "whole_rounds"]
+__all__ = ["STOPPED", "Clock", "Ending", "cut_short", "judged", "seconds_of", "whole_rounds"]
 
 STOPPED = "stopped"
 """The name under which a race keeps that its time was spent."""
@@ -43,6 +44,20 @@ class Clock:
         return time.monotonic() >= self._end
 
 
+class Ending:
+    """Tells a worker whose time is spent when to end: nobody runs anything, or others have begun anew since."""
+
+    def __init__(self, busy: Callable[[], Sequence[Claim]]) -> None:
+        self._busy = busy
+        self._seen: set[tuple[str, int]] | None = None
+
+    def reached(self) -> bool:
+        """Whether it is time; what others ran when this was asked first is waited for."""
+        now = {(claim.task, claim.claims) for claim in self._busy()}
+        self._seen = now if self._seen is None else self._seen
+        return not now or not now <= self._seen
+
+
 def seconds_of(text: str) -> float:
     """Seconds from a text such as `2h`, `90m`, `1h30m` or `45s`.
 
@@ -56,9 +71,40 @@ def seconds_of(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def whole_rounds(plan: Plan, records: Mapping[str, Record | Any], workload: str) -> int:
+def whole_rounds(plan: Plan, records: Mapping[str, Any], workload: str) -> int:
     """How many seeds every method has run on a workload, counted from the first."""
     rounds = 0
     while all(f"{workload}/{m.label}/seed/{rounds:03d}" in records for m in plan.methods):
         rounds += 1
     return rounds
+
+
+def judged(plan: Plan, records: Mapping[str, Any]) -> list[Entry]:
+    """The workloads that have a whole round."""
+    return [entry for entry in plan.workloads if whole_rounds(plan, records, entry.name)]
+
+
+def cut_short(plan: Plan, records: Mapping[str, Any], spent: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results tell of a race whose time was spent before its trials were done.
+
+    Raises:
+        RaceError: if no workload has a whole round.
+    """
+    seeds = {entry.name: whole_rounds(plan, records, entry.name) for entry in judged(plan, records)}
+    if not seeds:
+        raise RaceError(
+            f"the time of {duration(spent['seconds'])} was spent before every method had run one seed; {len(records)} "
+            f"trials are stored, and the same command goes on."
+        )
+    parts = [f"{name} by {n} of {plan.seeds} seeds" for name, n in seeds.items() if n < plan.seeds]
+    left_out = [entry.name for entry in plan.workloads if entry.name not in seeds]
+    text = f"The time of {duration(spent['seconds'])} was spent"
+    text += f"; judged {', '.join(parts)}" if parts else ""
+    text += f"; not judged: {', '.join(left_out)}" if left_out else ""
+    return {
+        "seconds": spent["seconds"],
+        "trials": len(records),
+        "seeds": seeds,
+        "left_out": left_out,
+        "text": f"{text}.",
+    }

@@ -13,6 +13,7 @@ from torch import nn
 from downslope import _registry
 from downslope.referee.check import check_methods, check_workload
 from downslope.referee.plan import plan_from, tuples
+from downslope.referee.probe import probe
 from downslope.referee.timing import Runner, measure_seconds
 from downslope.referee.trial import Progress, Trainable, run_trial, train_step
 from downslope.referee.workload import Workload
@@ -55,11 +56,17 @@ def _timing(workload: Workload, request: Mapping[str, Any], progress: Progress) 
     return measure_seconds(workload, runners, **request["settings"])
 
 
+def _probe(workload: Workload, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Seconds of an evaluation and of a few steps of every method."""
+    return probe(workload, {m["label"]: _with(m["method"], m["hyper"]) for m in request["methods"]})
+
+
 ERRANDS: dict[str, Callable[[Workload, Mapping[str, Any], Progress], dict[str, Any]]] = {
     "card": _card,
     "check": _check,
     "trial": _trial,
     "timing": _timing,
+    "probe": _probe,
 }
 
 

@@ -8,6 +8,7 @@ An event is a dict that JSON can hold. Each has `event` (its name), `time` (seco
 | `trial_started` | the trial's keys, `seed`, `hyper` |
 | `point` | the trial's keys, `step`, `metric` |
 | `trial_finished` | the trial's keys, `seed`, `hyper`, `steps`, `steps_to_target`, `best_metric`, `seconds`, `cut`, `cause`, `curve` |
+| `estimate` | `trials`, `seconds` (at most, for all of them), `text` |
 | `note` | `text`: what goes on besides trials |
 | `verdict` | `verdict`, `winner`, `decided`, `report`, `standings` (workload, method, hits, runs, steps, time, tuned) |
 | `race_stopped` | `reason`, instead of a verdict: an error's sentence, or `KeyboardInterrupt` |

@@ -18,6 +18,7 @@ import torch
 
 from downslope.referee import results
 from downslope.referee.board import Board
+from downslope.referee.clock import Clock
 from downslope.referee.errors import RaceError
 from downslope.referee.events import Events, Listener
 from downslope.referee.files import guard
@@ -55,6 +56,7 @@ def race(
     target: float | None = None,
     folder: str | Path | None = None,
     storage: str | None = None,
+    wall_clock: float | None = None,
     seed: int = 0,
     quiet: bool = False,
     catalogue: Catalogue | None = None,
@@ -83,6 +85,8 @@ def race(
         folder: where the race is kept; by default `races/<workloads>-<fingerprint>`. The same call resumes it.
         storage: `postgresql://user@host/database`, where the race is kept for the workers of several machines; the
             folder then holds this machine's copy of the report. By default everything is in the folder.
+        wall_clock: seconds after which this call begins no new trial; the race is then judged on the seeds that every
+            method has run. The same call goes on from there.
         seed: changes every random number of the race.
         quiet: show nothing while it runs.
         catalogue: another registry of methods than the package's own.
@@ -113,6 +117,7 @@ def race(
     most = _check_judging(seeds, until_decided, max_seeds, margin, len(methods))
     _check_numbers(trials=trials, seeds=seeds, budget=budget, seed=seed)
     _check_tuning(self_tuning, sampler, pruner)
+    clock = Clock(wall_clock)
     listeners = [*open_loggers(loggers), *([] if events is None else [open_events(events)])]
     known = catalogue or _registry()
     recipes = tuple(entrants(methods, known, tuned=not self_tuning))
@@ -148,7 +153,7 @@ def race(
                 with Events(listeners, warnings.warn if quiet else board.say) as told:
                     told.race_started(store)
                     found = {item.name: item for item, _ in loaded}
-                    Worker(store, found, known, board, told, household, way).work()
+                    Worker(store, found, known, board, told, household, way, clock).work()
                     store.copy_out()
                     result = results.load(store) if storage is None else results.write(store)
                     told.verdict(result)

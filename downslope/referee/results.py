@@ -7,11 +7,12 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from downslope.referee import report, usage
+from downslope.referee.clock import STOPPED, cut_short, judged
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
 from downslope.referee.looking import Stand, needed, sequential_content, stand
@@ -85,22 +86,30 @@ def build(store: Kept) -> dict[str, Any]:
     """The whole document."""
     plan, records = store.plan, store.records()
     missing = sum(key not in records for key in needed(store))
-    if missing:
+    spent = store.kept(STOPPED) if missing else None
+    if missing and spent is None:
         raise RaceError(
             f"the race in {store.folder} is not finished: {missing} of {len(store.tasks)} trials are still to run; "
             f"run its command again to go on."
         )
+    stopped = None if spent is None else cut_short(plan, records, spent)
     stands = {entry.name: stand(store, entry.name) for entry in plan.workloads}
     found = []
-    for entry in plan.workloads:
+    for entry in plan.workloads if stopped is None else judged(plan, records):
         timing, memory = (store.kept(f"{what}-{entry.name}") or {} for what in ("timing", "memory"))
-        found.append(_workload(plan, records, entry, timing, memory, stands[entry.name]))
+        at = stands[entry.name]
+        if stopped is not None:
+            at = replace(at, seeds=min(at.seeds, stopped["seeds"][entry.name]))
+        found.append(_workload(plan, records, entry, timing, memory, at))
+        found[-1]["verdict"] += "" if stopped is None else f" {stopped['text']}"
     placed = _overall(plan, found)
     decided = all(w["judgement"]["decided"] for w in found)
     verdict = found[0]["verdict"] if len(found) == 1 else overall_sentence([w["name"] for w in found], placed, decided)
+    verdict += "" if stopped is None or len(found) == 1 else f" {stopped['text']}"
     return {
         "downslope": plan.version,
         "verdict": verdict,
+        "stopped": stopped,
         "winner": placed[0][0] if placed[0][1] else None,
         "order": [{"label": label, "targets": n, "factor": factor} for label, n, factor in placed],
         "plan": plan.to_json(),

@@ -107,6 +107,12 @@ class Store:
             if claim.task in keys and claim.state == "waiting":
                 self._swap(claim, replace(claim, state="skipped"))
 
+    def busy(self) -> list[Claim]:
+        """The tasks that workers have who are alive, this one included."""
+        running = [c for c in self.claims() if c.state == "running"]
+        gone = {owner: self._home.is_gone(owner) for owner in {c.owner or "" for c in running}}
+        return [c for c in running if not gone[c.owner or ""]]
+
     def release(self, claim: Claim) -> None:
         """Give a task back unfinished, as if it had never been claimed."""
         with contextlib.suppress(RaceError):

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from downslope.referee import results
-from downslope.referee.board import Board
+from downslope.referee.board import Board, duration
+from downslope.referee.clock import STOPPED, Clock, Ending, judged
 from downslope.referee.errors import RaceError
+from downslope.referee.estimate import estimate, first_points
 from downslope.referee.events import Events
 from downslope.referee.isolation import Errand, Household
 from downslope.referee.looking import awaited, look
 from downslope.referee.machine import machine_facts
 from downslope.referee.memory import measure_memory
 from downslope.referee.plan import Entry, Plan, Task
+from downslope.referee.probe import probe
 from downslope.referee.recipe import Catalogue
 from downslope.referee.sequential import LOOK
 from downslope.referee.standing import chosen
@@ -44,10 +47,11 @@ class Worker:
         events: Events,
         household: Household,
         way: Way,
+        clock: Clock,
     ) -> None:
         self.store, self.workloads, self.catalogue = store, workloads, catalogue
         self.board, self.events = board, events
-        self.household, self.way, self.plan = household, way, store.plan
+        self.household, self.way, self.plan, self.clock = household, way, store.plan, clock
         self.running: dict[Errand, _Job] = {}
         self.losses: dict[str, int] = {}
 
@@ -56,7 +60,8 @@ class Worker:
         if self.store.kept("machine") is None:
             started = time.strftime("%Y-%m-%d %H:%M %z")
             self.store.keep("machine", {"started": started, **machine_facts(), "threads": self.plan.threads})
-        waiting = False
+        self._foresee()
+        waiting, ending = False, Ending(self.store.busy)
         try:
             while True:
                 claim = self.store.claim(self._ready) if len(self.running) < self.way.jobs else None
@@ -66,6 +71,8 @@ class Worker:
                     self._gather()
                 elif all(c.over for c in self.store.claims()):
                     return
+                elif self.clock.over and ending.reached():
+                    return self._stop_early()
                 else:
                     if not waiting:
                         self._note("waiting for another process to finish its part")
@@ -96,7 +103,50 @@ class Worker:
 
     def _ready(self, task: str, done: frozenset[str]) -> bool:
         """A trial runs when those that decide it are over, and the look before it; the report when all are."""
+        if self.clock.over and task != REPORT:
+            return False
         return done.issuperset(awaited(self.plan, self.store.tasks, task))
+
+    def _foresee(self) -> None:
+        """Say how long the trials that are left take at most."""
+        waiting = {c.task for c in self.store.claims() if c.state != "done"}
+        left = [task for key, task in self.store.tasks.items() if key in waiting]
+        for name in dict.fromkeys(task.workload for task in left):
+            if self.store.kept(f"probe-{name}") is None:
+                self.store.keep(f"probe-{name}", self._probe(name))
+        probes = {entry.name: self.store.kept(f"probe-{entry.name}") or {"step": {}} for entry in self.plan.workloads}
+        found = estimate(self.plan, left, probes, self.way.jobs)
+        if found is not None:
+            self.board.say(f"{found}.")
+            self.events.emit("estimate", trials=found.trials, seconds=round(found.seconds, 1), text=str(found))
+
+    def _probe(self, name: str) -> dict[str, Any]:
+        workload, points = self.workloads[name], first_points(self.plan)
+        if not isinstance(workload, Card):
+            return probe(workload, {label: self._timed(method, hyper) for label, method, hyper in points})
+        if workload.processes > 1:
+            return {"evaluation": 0.0, "step": {}}
+        methods = [{"label": label, "method": method, "hyper": hyper} for label, method, hyper in points]
+        try:
+            request = {"do": "probe", "methods": methods}
+            found: dict[str, Any] = self.household.ask(workload.source, request, "probed", threads=self.plan.threads)
+        except RaceError:  # what it breaks on, its trials will tell
+            return {"evaluation": 0.0, "step": {}}
+        return found
+
+    def _stop_early(self) -> None:
+        """The time is spent: judge what every method has, unless others go on."""
+        claim = None if self.store.busy() else self.store.claim(lambda task, done: task == REPORT)
+        if claim is None:
+            self._note("the time is spent; other processes go on and write the report")
+            return
+        try:
+            self.store.keep(STOPPED, {"seconds": self.clock.seconds})
+            self._note(f"the time of {duration(self.clock.seconds or 0)} is spent; judging what every method has")
+            self._measure(judged(self.plan, self.store.records()))
+            results.write(self.store)
+        finally:
+            self.store.release(claim)
 
     def _run(self, claim: Claim) -> None:
         task, entry = self.store.tasks[claim.task], self.plan.entry(self.store.tasks[claim.task].workload)
@@ -205,15 +255,18 @@ class Worker:
 
     def _conclude(self, claim: Claim) -> None:
         """Measure time and memory with nothing else running, and write the report."""
-        for entry in self.plan.workloads:
+        self._measure(self.plan.workloads)
+        results.write(self.store)
+        self.store.finish(claim, None)
+
+    def _measure(self, workloads: Sequence[Entry]) -> None:
+        for entry in workloads:
             self._measure_time(entry)
             if self.store.kept(f"memory-{entry.name}") is None:
                 methods, workload = self._tuned(entry), self.workloads[entry.name]
                 self._note(f"{entry.name}: peak memory of {len(methods)} methods in fresh processes")
                 source = workload.source if isinstance(workload, Card) and workload.processes == 1 else ""
                 self.store.keep(f"memory-{entry.name}", measure_memory(source, methods, threads=self.plan.threads))
-        results.write(self.store)
-        self.store.finish(claim, None)
 
     def _time(self, entry: Entry, methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Seconds per step, in one process of its own where that can be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 
 from downslope import make
-from downslope.referee import RaceError, Workload
-from downslope.referee.clock import Clock, seconds_of, whole_rounds
-from downslope.referee.estimate import Estimate, estimate, first_points, probe
-from downslope.referee.store import Store
+from downslope.referee import RaceError, Workload, race
+from downslope.referee.clock import Clock, Ending, seconds_of, whole_rounds
+from downslope.referee.estimate import Estimate, estimate, first_points
+from downslope.referee.probe import probe
+from downslope.referee.store import Claim, Store
+from downslope.referee.stored import rebuild
 from downslope.referee.thinning import POINTS, thinned
 from downslope.referee.trial import Point
 from tests.referee.test_store import plan, record, trials_only
@@ -137,3 +140,98 @@ def test_what_a_race_keeps_of_a_trial_is_bounded(tmp_path: Path):
     sizes = [path.stat().st_size for path in tmp_path.glob("trials/*/*/*/*.json")]
     assert len(sizes) == 3
     assert max(sizes) < 150 * POINTS
+
+
+# ------------------------------------------------------------- a race whose time is spent
+
+
+@pytest.fixture
+def after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the time of a race be spent after so many trials; and measure time and memory in no time."""
+    from downslope.referee import worker
+    from downslope.referee.timing import measure_seconds
+
+    monkeypatch.setattr(worker, "measure_seconds", lambda w, r, **_: measure_seconds(w, r, seconds=0.0, least_turns=2))
+    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
+
+    def stop(trials: int) -> None:
+        ran: list[object] = []
+        finish = Store.finish
+
+        def counted(store: Store, claim: Any, record: Any) -> None:
+            finish(store, claim, record)
+            ran.append(claim.task)
+
+        monkeypatch.setattr(Store, "finish", counted)
+        monkeypatch.setattr(Clock, "over", property(lambda clock: clock.seconds is not None and len(ran) >= trials))
+
+    return stop
+
+
+def test_a_race_whose_time_is_spent_is_judged_on_whole_rounds_and_goes_on(
+    toy: Workload, tmp_path: Path, after: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+):
+    told: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"methods": ["adamw", "sgd"], "trials": 1, "seeds": 4, "folder": tmp_path / "race"}
+    after(2 + 5)  # tuning, two whole rounds, and one method's run of the third
+    first = race(toy, wall_clock=90.0, events=told.append, **options)
+    (w,) = first.content["workloads"]
+    assert {s["label"]: len(s["arrivals"]) for s in w["standings"]} == {"adamw": 2, "sgd": 2}
+    assert len(w["trials"]) == 7  # the odd run is stored, and not judged
+    assert first.content["stopped"]["seeds"] == {"toy": 2}
+    assert first.sentence.endswith("The time of 2 min was spent; judged toy by 2 of 4 seeds.")
+    assert "was spent; judged toy by" in first.report.read_text()
+    assert "about 10 trials x " in capsys.readouterr().err
+    (foreseen,) = [e for e in told if e["event"] == "estimate"]
+    assert foreseen["trials"] == 10
+    assert foreseen["seconds"] > 0
+    rebuilt = rebuild(tmp_path / "race")
+    assert rebuilt.content == first.content
+
+    whole = race(toy, quiet=True, **options)
+    assert whole.content["stopped"] is None
+    assert "was spent" not in whole.sentence
+    assert {len(s["arrivals"]) for s in whole.content["workloads"][0]["standings"]} == {4}
+    kept = {t["task"]: t for t in whole.content["workloads"][0]["trials"]}
+    assert all(kept[t["task"]] == t for t in w["trials"])  # nothing was run again
+
+
+def test_a_race_whose_time_is_spent_in_tuning_says_so_and_goes_on(
+    toy: Workload, tmp_path: Path, after: Callable[[int], None]
+):
+    options: dict[str, Any] = {"methods": ["adamw", "sgd"], "trials": 2, "seeds": 1, "folder": tmp_path / "race"}
+    after(3)
+    with pytest.raises(RaceError, match="the time of 1 s was spent before every method had run one seed; 3 "):
+        race(toy, wall_clock=1.0, quiet=True, **options)
+    assert race(toy, quiet=True, **options).content["stopped"] is None
+
+
+def test_a_workload_without_a_whole_round_is_left_out(toy: Workload, tmp_path: Path, after: Callable[[int], None]):
+    second = replace(toy, name="toy-2")
+    after(4 + 2)
+    found = race(
+        [toy, second], methods=["adamw", "sgd"], trials=1, seeds=2, folder=tmp_path, quiet=True, wall_clock=1.0
+    )
+    assert [w["name"] for w in found.content["workloads"]] == ["toy"]
+    assert found.sentence.endswith("The time of 1 s was spent; not judged: toy-2.")
+
+
+def test_a_worker_whose_time_is_spent_waits_for_what_runs_and_not_for_what_begins_then():
+    def claim(task: str, claims: int = 1) -> Claim:
+        return Claim(task, "running", "other", claims, 0)
+
+    busy = [claim("a"), claim("b")]
+    ending = Ending(lambda: busy)
+    assert not ending.reached()
+    busy.pop()
+    assert not ending.reached()
+    busy.append(claim("c"))
+    assert ending.reached()  # the others go on
+    ending = Ending(lambda: [])
+    assert ending.reached()
+
+
+def test_a_wrong_time_is_refused_before_anything_is_stored(toy: Workload, tmp_path: Path):
+    with pytest.raises(RaceError, match="wall_clock must be a finite number of seconds > 0"):
+        race(toy, methods=["sgd"], wall_clock=-1, folder=tmp_path / "race")
+    assert not (tmp_path / "race").exists()
