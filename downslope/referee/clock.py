@@ -96,7 +96,8 @@ def cut_short(plan: Plan, records: Mapping[str, Any], spent: Mapping[str, Any]) 
             f"the time of {duration(spent['seconds'])} was spent before every method had run one seed; {len(records)} "
             f"trials are stored, and the same command goes on."
         )
-    parts = [f"{name} by {n} of {plan.seeds} seeds" for name, n in seeds.items() if n < plan.seeds]
+    most = plan.max_seeds or plan.seeds
+    parts = [f"{name} by {n} of {most} seeds" for name, n in seeds.items() if n < most]
     left_out = [entry.name for entry in plan.workloads if entry.name not in seeds]
     text = f"The time of {duration(spent['seconds'])} was spent"
     text += f"; judged {', '.join(parts)}" if parts else ""
