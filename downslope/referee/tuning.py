@@ -83,8 +83,7 @@ def propose(plan: Plan, records: Mapping[str, Record], task: Task) -> dict[str, 
     """The hyperparameters of a trial that its sampler places by what the trials before it scored.
 
     The sampler is made anew for each trial, from a seed of the race, the workload and the trial: it remembers nothing
-    that the records do not say. A trial that missed, broke or was cut is told to it as its score; one that was given up
-    without a point on record is not told.
+    that the records do not say. A trial that missed, broke or was cut is told to it as its score.
     """
     recipe, entry = next(m for m in plan.methods if m.label == task.label), plan.entry(task.workload)
     space = tuples(dict(recipe.space or {}))
@@ -92,8 +91,6 @@ def propose(plan: Plan, records: Mapping[str, Record], task: Task) -> dict[str, 
     study = optuna.create_study(sampler=_sampler(plan, task))
     for key in waits_for(plan, task):
         record = records[key]
-        if not ranges.keys() <= record.hyper.keys():
-            continue
         study.add_trial(
             optuna.trial.create_trial(
                 params={name: plain(record.hyper[name]) for name in ranges},

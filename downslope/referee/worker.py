@@ -157,9 +157,10 @@ class Worker:
             hyper = chosen(self.plan, records, task.workload, task.label)
         record = None if hyper is None else self.store.started(claim)
         if record is None and hyper is None:
-            record = _never_ran(task.seed, entry, "it was not run: every tuning trial broke")
+            record = _never_ran({}, task.seed, entry, "it was not run: every tuning trial broke")
         elif record is None and claim.claims > DEATHS:
-            record = _never_ran(task.seed, entry, f"it was given up: its process died {DEATHS} times while running it")
+            cause = f"it was given up: its process died {DEATHS} times while running it"
+            record = _never_ran(hyper or {}, task.seed, entry, cause)
         if record is not None:
             self._finish(claim, task, record)
             return
@@ -320,9 +321,9 @@ def _broken(errand: Errand, job: _Job, entry: Entry) -> Record:
     )
 
 
-def _never_ran(seed: int, entry: Entry, cause: str) -> Record:
+def _never_ran(hyper: dict[str, Any], seed: int, entry: Entry, cause: str) -> Record:
     return Record(
-        hyper={},
+        hyper=hyper,
         seed=seed,
         budget=entry.steps,
         steps=0,

@@ -27,6 +27,7 @@ from downslope.referee.standing import standings
 from downslope.referee.translate import score
 from downslope.referee.trial import Point, Record, run_trial
 from downslope.referee.tuning import bars, cost, in_any_order, propose, refuse_idle_pruner, waits_for
+from downslope.referee.worker import _never_ran
 
 SPACE = {
     "lr": ("log", 1e-4, 1.0),
@@ -152,13 +153,13 @@ def test_misses_breaks_and_cuts_are_told_as_their_scores(monkeypatch: pytest.Mon
         ran([0.1, 0.45], point),
         ran([0.1, 0.2], point, cause="step 7: it broke"),
         ran([0.0, 0.0], point, cut=5),
-        ran([], {}, steps=0, cause="it was given up"),  # no point to tell of
+        _never_ran(point, 0, p.workloads[0], "it was given up"),
     ]
     told: list[optuna.trial.FrozenTrial] = []
     monkeypatch.setattr(optuna.study.Study, "add_trial", lambda self, trial: told.append(trial))
     propose(p, keyed(records), task(p, 5))
-    assert [t.value for t in told] == [5.0, STEPS * (1 + 0.5 / 1.5), 2.0 * STEPS, STEPS * 1.5]
-    assert [t.value for t in told] == [score(r, target=0.9, goal="max") for r in records[:4]]
+    assert [t.value for t in told] == [5.0, STEPS * (1 + 0.5 / 1.5), 2.0 * STEPS, STEPS * 1.5, 2.0 * STEPS]
+    assert [t.value for t in told] == [score(r, target=0.9, goal="max") for r in records]
 
 
 def test_the_gp_sampler_without_scipy_is_refused(
