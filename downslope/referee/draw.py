@@ -37,7 +37,7 @@ STYLE = """
 .chart text { fill: #5a5e66; } .chart .title { font-size: 14px; font-weight: 600; fill: #1c1d20; }
 .chart .ground { fill: #ffffff; } .chart .grid { stroke: #e6e3dc; } .chart .axis { stroke: #a8a49b; }
 .chart .rule { stroke: #a63c17; stroke-dasharray: 1 4; stroke-linecap: round; stroke-width: 2; }
-.chart .goal { fill: #a63c17; }
+.chart .goal { fill: #a63c17; stroke: #ffffff; stroke-width: 4; stroke-linejoin: round; paint-order: stroke; }
 .chart .hollow { fill: #ffffff; } .chart .ink { stroke: #1c1d20; }
 .t0 { color: #2563b0; } .t1 { color: #e2660c; } .t2 { color: #0a8a6c; } .t3 { color: #b04f9f; }
 .t4 { color: #6b5b00; } .t5 { color: #3793cb; } .t6 { color: #b01542; } .t7 { color: #565c68; }
@@ -47,7 +47,7 @@ DARK = """
 @media (prefers-color-scheme: dark) {
   .chart text { fill: #a9aeb6; } .chart .title { fill: #ecebe7; }
   .chart .ground { fill: #1c1f23; } .chart .grid { stroke: #30343a; } .chart .axis { stroke: #5c626b; }
-  .chart .rule { stroke: #f08a5d; } .chart .goal { fill: #f08a5d; }
+  .chart .rule { stroke: #f08a5d; } .chart .goal { fill: #f08a5d; stroke: #1c1f23; }
   .chart .hollow { fill: #1c1f23; } .chart .ink { stroke: #ecebe7; }
   .t0 { color: #5f9cff; } .t1 { color: #ff9d5c; } .t2 { color: #25c498; } .t3 { color: #d98be0; }
   .t4 { color: #f0d75e; } .t5 { color: #a6e3ff; } .t6 { color: #ff5d73; } .t7 { color: #aeb4bf; }
@@ -275,8 +275,9 @@ def _body(chart: Chart, size: Size, key: str) -> tuple[str, _Frame]:
     parts.append(f'<text x="{middle}" y="{size.height - 6}" text-anchor="middle">{escape(chart.x.title)}</text>')
     parts.append(f'<clipPath id="{key}"><rect x="{_numbers(left - 6)}" y="{_numbers(frame.top - 6)}" ')
     parts.append(f'width="{_numbers(frame.width + 12)}" height="{_numbers(frame.height + 6)}"/></clipPath>')
-    parts += [_rule(rule, frame) for rule in chart.rules]
-    parts.append(f'<g clip-path="url(#{key})">{"".join(_layer(layer, frame) for layer in chart.layers)}</g>')
+    lines, words = zip(*(_rule(rule, frame) for rule in chart.rules)) if chart.rules else ((), ())
+    layers = "".join(_layer(layer, frame) for layer in chart.layers)
+    parts += [*lines, f'<g clip-path="url(#{key})">{layers}</g>', *words]
     return "".join(parts), frame
 
 
@@ -290,19 +291,18 @@ def _apart(marks: Sequence[tuple[float, str]], frame: _Frame) -> Iterator[tuple[
             yield value, text
 
 
-def _rule(rule: Rule, frame: _Frame) -> str:
+def _rule(rule: Rule, frame: _Frame) -> tuple[str, str]:
+    """The line, which stands behind what is drawn, and its word, which stands before it."""
     right, bottom = frame.left + frame.width, frame.top + frame.height
     if rule.upright:
         x = frame.px(rule.value)
-        at = f'x="{_numbers(x - 5)}" y="{_numbers(frame.top + 2)}"'
-        word = f'<text class="goal" {at} text-anchor="end">{escape(rule.text)}</text>'
-        return f'<path class="rule" d="M{_numbers(x, frame.top)}V{_numbers(bottom)}"/>{word}'
-    y = frame.py(rule.value)
-    above = y - 7 if y - 7 > frame.top + 6 else y + 16
-    word = (
-        f'<text class="goal" x="{_numbers(right)}" y="{_numbers(above)}" text-anchor="end">{escape(rule.text)}</text>'
-    )
-    return f'<path class="rule" d="M{_numbers(frame.left, y)}H{_numbers(right)}"/>{word}'
+        line, at = f"M{_numbers(x, frame.top)}V{_numbers(bottom)}", (x - 5, frame.top + 2)
+    else:
+        y = frame.py(rule.value)
+        line, at = f"M{_numbers(frame.left, y)}H{_numbers(right)}", (right, y - 7 if y - 7 > frame.top + 6 else y + 16)
+    x_text, y_text = (_numbers(v) for v in at)
+    word = f'<text class="goal" x="{x_text}" y="{y_text}" text-anchor="end">{escape(rule.text)}</text>'
+    return f'<path class="rule" d="{line}"/>', word
 
 
 def _layer(layer: Layer, frame: _Frame) -> str:
@@ -314,7 +314,7 @@ def _shape(shape: Line | Band | Dot | Bar, frame: _Frame, *, dashed: bool) -> st
     if isinstance(shape, Line):
         points = _stairs(shape.points) if shape.stairs else shape.points
         dashes = ' stroke-dasharray="7 4"' if dashed else ""
-        faint = f' opacity="{shape.opacity}"' if shape.opacity < 1 else ""
+        faint = f' stroke-opacity="{shape.opacity}"' if shape.opacity < 1 else ""
         return (
             f'<path d="{_path(points, frame)}" fill="none" stroke="currentColor" stroke-width="{shape.width}" '
             f'stroke-linejoin="round"{dashes}{faint}/>'
@@ -323,12 +323,13 @@ def _shape(shape: Line | Band | Dot | Bar, frame: _Frame, *, dashed: bool) -> st
         up, down = [(x, high) for x, _, high in shape.points], [(x, low) for x, low, _ in shape.points]
         if shape.stairs:
             up, down = list(_stairs(up)), list(_stairs(down))
-        return f'<path d="{_path([*up, *reversed(down)], frame)}Z" fill="currentColor" opacity="0.15"/>'
+        return f'<path d="{_path([*up, *reversed(down)], frame)}Z" fill="currentColor" fill-opacity="0.15"/>'
     if isinstance(shape, Bar):
         x0, x1, y = frame.px(shape.low), frame.px(shape.high), frame.py(shape.y) - shape.thick / 2
         return (
             f'<rect x="{_numbers(x0)}" y="{_numbers(y)}" width="{_numbers(max(x1 - x0, 1))}" '
-            f'height="{shape.thick:g}" rx="{min(shape.thick / 2, 3):g}" fill="currentColor" opacity="{shape.opacity}"/>'
+            f'height="{shape.thick:g}" rx="{min(shape.thick / 2, 3):g}" fill="currentColor" '
+            f'fill-opacity="{shape.opacity}"/>'
         )
     return _dot(shape, frame)
 
@@ -363,10 +364,10 @@ def _path(points: Iterable[tuple[float, float]], frame: _Frame) -> str:
 def _legend(chart: Chart, size: Size) -> tuple[str, int]:
     """The names of the methods below the plot, in rows, and the height that they take."""
     x, y, parts = 12.0, size.height + 18.0, []
-    names = dict.fromkeys((layer.method, layer.label) for layer in chart.layers)
+    names = dict.fromkeys((layer.method, layer.label) for layer in reversed(chart.layers))
     for method, label in names:
         shown = label if len(label) <= 32 else label[:31] + "…"
-        wide = 34 + 6.8 * len(shown)
+        wide = 38 + 7.2 * len(shown)
         if x + wide > size.width and x > 12:
             x, y = 12.0, y + 20
         dashes = ' stroke-dasharray="7 4"' if method >= TONES else ""
