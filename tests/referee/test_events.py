@@ -218,7 +218,7 @@ def test_what_stops_a_race_is_an_event_too(toy: Workload, tmp_path: Path, monkey
     monkeypatch.setattr(worker.Store, "claim", full)
     with pytest.raises(RaceError, match="disk is full"):
         race(toy, **SMALL, quiet=True, folder=tmp_path / "r", events=told.append)
-    assert [e["event"] for e in told] == ["race_started", "race_stopped"]
+    assert [e["event"] for e in told] == ["race_started", "estimate", "race_stopped"]
     assert told[-1]["reason"] == "the disk is full."
 
 
