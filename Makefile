@@ -1,5 +1,6 @@
 # make race    trains real models with six methods and says which is best (under 10 minutes on 2 cores)
 # make bench   times the engine against its byte bound and its rivals (ARGS="--help" for what can be chosen)
+# make calibrate  says how often the referee's verdicts are wrong (ARGS="--help" for what can be chosen)
 # make test    format, lint, types, docs and tests
 # make gallery redraws the paths of docs/trace.md (a few minutes)
 # make setup   prepares the environment in .venv alone
@@ -10,7 +11,7 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 BENCH_STAMP := $(VENV)/.bench-ready
 
-.PHONY: race bench gallery test postgres setup check format clean
+.PHONY: race bench calibrate gallery test postgres setup check format clean
 
 # Two processes of one thread share the race's folder; the first one reports. The same command resumes a race that was stopped.
 RACE := fashion-mlp sotu-gpt --methods adamw,sgd,lion,adabelief,muon,dog --trials 3 --seeds 5 --folder races/default
@@ -34,6 +35,9 @@ GALLERY := rosenbrock river saddle himmelblau
 gallery: $(STAMP)
 	@for function in $(GALLERY); do OMP_NUM_THREADS=1 $(RUN)/downslope trace $$function \
 		--methods sgd,adam,rmsprop,lion,adabelief --picture docs/pictures/trace-$$function.svg || exit 1; done
+
+calibrate: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python -m benchmarks.calibrate $(ARGS)
 
 test: check postgres
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2

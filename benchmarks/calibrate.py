@@ -11,8 +11,7 @@ import argparse
 import json
 import math
 import multiprocessing
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from benchmarks import tiny
 from benchmarks.simulated import Setting, claims, race, wrong
-from downslope.referee.verdict import LEVEL
+from downslope.referee.verdict import LEVEL, Judgement
 
 __all__ = ["main"]
 
 console = Console()
 
 TIED = (1.0, 1.0)
+REPEATS = 10
+"""A row above the level is repeated with so many times as many races: of a hundred rows, a few are above by chance."""
 SHAPES: dict[str, dict[str, Any]] = {
     "lognormal": {},
     "many ties": {"grid": 30, "spread": 0.06},
@@ -102,30 +104,22 @@ def power_settings() -> Iterator[Setting]:
 def tally(setting: Setting, races: int, seed: int) -> dict[str, Any]:
     """Judge so many races of a setting, and count what was said of them."""
     rng = np.random.default_rng(seed)
-    false, words, seeds = 0, dict.fromkeys(("better", "worse", "equivalent", "no evidence"), 0), 0
-    for _ in range(races):
-        judgement, ran = race(setting, rng)
+    return row(setting, (race(setting, rng) for _ in range(races)))
+
+
+def row(setting: Setting, judged: Iterable[tuple[Judgement, int]]) -> dict[str, Any]:
+    """What came of a setting's races: how many had a wrong word, with the interval of that share, and all words."""
+    races = false = seeds = 0
+    words = dict.fromkeys(("better", "worse", "equivalent", "no evidence"), 0)
+    for judgement, ran in judged:
         said = claims(setting, judgement)
+        races, seeds = races + 1, seeds + ran
         false += any(wrong(setting, c) for c in said)
-        seeds += ran
         for c in said:
             words[c.word] += 1
-    return row(setting, races, false, words, seeds / races)
-
-
-def row(setting: Setting, races: int, false: int, words: dict[str, int], seeds: float) -> dict[str, Any]:
-    """What came of a setting's races: how many had a wrong word, with the interval of that share, and all words."""
     low, high = wilson(false, races)
-    return {
-        "setting": asdict(setting),
-        "races": races,
-        "wrong": false,
-        "share": false / races,
-        "low": low,
-        "high": high,
-        "words": words,
-        "mean_seeds": seeds,
-    }
+    found = {"races": races, "wrong": false, "share": false / races, "low": low, "high": high}
+    return {"setting": asdict(setting), **found, "words": words, "mean_seeds": seeds / races}
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:
@@ -137,22 +131,52 @@ def wilson(k: int, n: int) -> tuple[float, float]:
 
 def _job(job: tuple[str, Setting, int, int]) -> tuple[str, dict[str, Any]]:
     part, setting, races, seed = job
-    return part, tally(setting, races, seed)
+    found = tally(setting, races, seed)
+    if found["low"] > LEVEL:  # by chance, or in earnest?
+        found["repeated"] = tally(setting, REPEATS * races, seed + 1)
+    return part, found
 
 
-def simulate(races: int, processes: int) -> dict[str, list[dict[str, Any]]]:
-    """All simulated settings."""
+def simulate(races: int, processes: int, only: str) -> dict[str, list[dict[str, Any]]]:
+    """The simulated settings whose name holds `only`; each has its own random numbers, whichever others are run."""
     parts = {"alike": null_settings(), "margin": margin_settings(), "power": power_settings()}
     jobs = [
         (part, setting, _fewer(setting, races), 1000 * i + len(setting.ratios))
         for part, settings in parts.items()
         for i, setting in enumerate(settings)
+        if only in setting.name
     ]
     found: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for part, result in pool.imap(_job, jobs):
             found[part].append(result)
-            console.print(line(result), markup=False, highlight=False, soft_wrap=True)
+            show(result)
+            if "repeated" in result:
+                show(result["repeated"])
+    return found
+
+
+def real(races: int, processes: int) -> list[dict[str, Any]]:
+    """Races of a method against itself on a network that really trains.
+
+    The races of two methods at five seeds are of fresh runs, each used once. All their runs together are then the pool
+    from which the sequential races and those of several methods are drawn.
+    """
+    each = 2 * 5
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        runs = [t for some in pool.starmap(tiny.arrivals, [(each * i, each) for i in range(races)]) for t in some]
+    found: list[dict[str, Any]] = []
+    for name, ratios, most in (
+        ("tiny network, fresh runs", TIED, None),
+        ("tiny network, resampled", TIED, 20),
+        ("tiny network, three methods, resampled", (1.0,) * 3, None),
+        ("tiny network, six methods, resampled", (1.0,) * 6, None),
+    ):
+        setting = Setting(name=name, ratios=ratios, seeds=5, max_seeds=most, grid=1, spread=math.nan, timed=False)
+        rng = None if "fresh" in name else np.random.default_rng(len(found))
+        found.append(row(setting, (tiny.race(setting, runs, rng, i) for i in range(races))))
+        found[-1]["setting"]["spread"] = float(np.std(np.log([t for t in runs if math.isfinite(t)])))
+        show(found[-1])
     return found
 
 
@@ -161,16 +185,20 @@ def _fewer(setting: Setting, races: int) -> int:
     return races if len(setting.ratios) == 2 else races // 2
 
 
-def line(result: dict[str, Any]) -> str:
-    """A row for people."""
+def show(result: dict[str, Any]) -> None:
+    """Print a row."""
     s = result["setting"]
     seeds = f"{s['seeds']}" if not s["max_seeds"] else f"{s['seeds']} to {s['max_seeds']}"
     said = sum(result["words"].values())
     words = ", ".join(f"{word} {count / said:.1%}" for word, count in result["words"].items() if count)
     flag = " ABOVE THE LEVEL" if result["low"] > LEVEL else ""
-    return (
-        f"{s['name']:<38} methods {len(s['ratios'])}  seeds {seeds:<8} spread {s['spread']:<5g} "
-        f"wrong {result['share']:.1%} ({result['low']:.1%} to {result['high']:.1%}) of {result['races']}{flag}; {words}"
+    console.print(
+        f"{s['name']:<38} methods {len(s['ratios'])}  seeds {seeds:<8} spread {s['spread']:<5.2g} "
+        f"wrong {result['share']:.1%} ({result['low']:.1%} to {result['high']:.1%}) of {result['races']}{flag}; "
+        f"{words}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -180,13 +208,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--races", type=int, default=1000, help="simulated races of each setting (default 1000)")
     parser.add_argument("--quick", action="store_true", help="200 simulated races of each setting")
     parser.add_argument("--processes", type=int, default=2, help="processes at once (default 2)")
-    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    parser.add_argument("--real-races", type=int, default=200, help="races of a real network (default 200; 0: none)")
+    parser.add_argument("--only", default="", help="simulated settings whose name holds this text; 'none' for none")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results; rows of other settings in it stay")
     chosen = parser.parse_args(arguments)
-    start = time.time()
-    results: dict[str, Any] = {"level": LEVEL, **simulate(200 if chosen.quick else chosen.races, chosen.processes)}
-    results["seconds"] = round(time.time() - start)
+    found = simulate(200 if chosen.quick else chosen.races, chosen.processes, chosen.only)
+    if chosen.real_races:
+        found["real"] = real(chosen.real_races, chosen.processes)
     if chosen.out:
-        chosen.out.write_text(json.dumps(results, indent=1))
+        chosen.out.write_text(json.dumps(merged(chosen.out, found), indent=1) + "\n", encoding="utf-8")
+
+
+def merged(path: Path, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The results of a file with these in place of those of the same settings."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    everything: dict[str, Any] = {"level": LEVEL}
+    for part in ("alike", "margin", "power", "real"):
+        rows = {json.dumps(each["setting"]): each for each in (*old.get(part, ()), *found.get(part, ()))}
+        everything[part] = list(rows.values())
+    return everything
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from downslope.referee.statistics import Estimate
 from downslope.referee.survival import median_time
 from downslope.referee.verdict import MARGIN, Comparison, Judgement, judge
 
-__all__ = ["Setting", "claims", "race", "wrong"]
+__all__ = ["Setting", "claims", "judge_stages", "race", "wrong"]
 
 STEPS = 300
 """The median number of steps of a method with ratio 1."""
@@ -45,11 +45,16 @@ class Setting:
 
 def race(setting: Setting, rng: np.random.Generator) -> tuple[Judgement, int]:
     """One race from its first seed to its verdict, and how many seeds it ran."""
-    most = setting.max_seeds or setting.seeds
-    arrivals, budget = _arrivals(setting, rng, most)
-    turns = _turns(setting, rng)
+    arrivals, budget = _arrivals(setting, rng, setting.max_seeds or setting.seeds)
+    return judge_stages(setting, arrivals, budget, _turns(setting, rng))
+
+
+def judge_stages(
+    setting: Setting, arrivals: Sequence[np.ndarray], budget: int, turns: dict[str, list[float]]
+) -> tuple[Judgement, int]:
+    """Judge runs as a race does, look by look where the setting has several, until all is decided."""
     earlier: Sequence[Comparison] = ()
-    for look in looks(setting.seeds, most):
+    for look in looks(setting.seeds, setting.max_seeds or setting.seeds):
         found = [_standing(f"m{i}", a[: look.seeds], budget, setting.grid, turns) for i, a in enumerate(arrivals)]
         found.sort(key=lambda s: s.rank("max", by_time=bool(turns)))
         judgement = judge(found, "m0", turns, margin=setting.margin, share=look.share, earlier=earlier, detail=False)

@@ -173,3 +173,41 @@ def test_the_verdict_over_workloads_says_no_more_than_it_knows():
     )
     mixed = overall_sentence(names, [("x", 2, 1.1), ("y", 2, 1.3)], False)
     assert "in 1.1 times the time of the fastest method there (geometric mean)" in mixed
+
+
+def test_equivalent_is_a_word_of_its_own():
+    near = [standing("a", [300, 300, 310, 300, 310, 300], None), standing("b", [310, 300, 310, 310, 300, 300], None)]
+    judgement = judge(near, "a", {}, margin=0.1)
+    assert judgement.decided
+    assert judgement.settled
+    (c,) = judgement.against_fastest
+    assert (c.word, c.test) == ("equivalent", "two one-sided exact permutation tests, margin 10 %")
+    assert 1 / 1.1 < c.ratio.low <= c.ratio.high < 1.1
+    sentence = workload_sentence(ENTRY, near, judgement)
+    assert "equivalent to b within 10 % (p ≤ 0.00108)" in sentence
+    assert "Exact permutation tests, level 5 % over all pairs" in sentence
+    assert judge(near, "a", {}, margin=0.02).against_fastest[0].word == "no evidence"
+
+
+def test_both_tables_share_one_level():
+    """Two pairs, each alike, the baseline among those behind: the second table is no second chance to err."""
+    rng = np.random.default_rng(0)
+    ahead = [standing(x, rng.permutation(range(100, 180, 10)), None) for x in ("c", "d")]
+    behind = [standing("a", [300, 310, 320, 330, 340, 350, 370, 390], None)]
+    behind.append(standing("b", [335, 345, 365, 375, 380, 385, 395, 400], None))
+    judgement = judge([*ahead, *behind], "a", {})
+    words = {(c.label, c.against): c for c in judgement.pairs}
+    assert {words[pair].word for pair in (("c", "a"), ("c", "b"), ("d", "a"), ("d", "b"))} == {"better"}
+    assert 0.0253 < words["a", "b"].p < 0.05  # enough for two methods, not for one pair of four
+    assert [c.word for c in judgement.against_baseline if c.label == "b"] == ["no evidence"]
+
+
+def test_the_word_of_an_earlier_look_stands():
+    first = [standing("a", [100, 110, 120, 130, 140], None), standing("b", [200, 210, 220, 230, 240], None)]
+    early = judge(first, "a", {}, share=0.25)
+    assert early.against_fastest[0].level == pytest.approx(0.0125)
+    a, b = [*range(100, 150, 10), *[300] * 5], [*range(200, 250, 10), *[50] * 5]
+    later = [standing("b", b, None), standing("a", a, None)]
+    words = judge(later, "a", {}, share=0.15, earlier=early.pairs)
+    assert [(c.label, c.word, c.note) for c in words.against_fastest] == [("a", "better", "decided with 5 seeds")]
+    assert judge(later, "a", {}, share=0.15).against_fastest[0].word == "no evidence"
