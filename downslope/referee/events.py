@@ -6,7 +6,7 @@ An event is a dict that JSON can hold. Each has `event` (its name), `time` (seco
 |---|---|
 | `race_started` | `folder`, `name`, `workloads` (name, metric_name, goal, target, steps), `methods`, `trials`, `seeds`, `done`, `total` |
 | `trial_started` | the trial's keys, `seed`, `hyper` |
-| `point` | the trial's keys, `step`, `metric` |
+| `point` | the trial's keys, `step`, `loss` (the mean since the last point; null at step 0), `metric`, `seconds` |
 | `trial_finished` | the trial's keys, `seed`, `hyper`, `steps`, `steps_to_target`, `best_metric`, `seconds`, `cut`, `cause`, `curve` |
 | `estimate` | `trials`, `seconds` (at most, for all of them), `text` |
 | `note` | `text`: what goes on besides trials |
@@ -26,13 +26,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from downslope.referee.plan import Task
     from downslope.referee.results import Result
     from downslope.referee.store import Store
-    from downslope.referee.trial import Record
+    from downslope.referee.trial import Point, Record
 
 __all__ = ["Event", "Events", "Listener"]
 
@@ -109,9 +110,9 @@ class Events:
         """A trial of this process begins."""
         self.emit("trial_started", **_keys(task), seed=task.seed, hyper=dict(hyper))
 
-    def point(self, task: Task, step: int, metric: float) -> None:
+    def point(self, task: Task, point: Point) -> None:
         """A running trial was evaluated."""
-        self.emit("point", **_keys(task), step=step, metric=metric)
+        self.emit("point", **_keys(task), **asdict(point))
 
     def trial_finished(self, task: Task, record: Record) -> None:
         """A trial of this process has ended, or was not run (`cause` says why)."""

@@ -180,8 +180,8 @@ class Worker:
     def _progress(self, claim: Claim, task: Task, entry: Entry) -> Callable[[int, Point | None], None]:
         def progress(step: int, point: Point | None) -> None:
             self.board.step(task, step, entry.steps)
-            if point is not None and step > 0:
-                self.events.point(task, step, point.metric)
+            if point is not None:
+                self.events.point(task, point)
             self.store.progress(claim, step)
 
         return progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import time
@@ -13,9 +12,6 @@ from downslope.referee.events import Event
 from downslope.referee.loggers import require
 
 __all__ = ["MLflow"]
-
-BATCH = 1000
-"""Metrics in one request, the most that a server takes."""
 
 
 class MLflow:
@@ -46,8 +42,8 @@ class MLflow:
             case "trial_started":
                 self._runs[event["trial"]] = self._trial(event)
             case "point":
-                name = self._metrics[event["workload"]]
-                self._client.log_metric(self._runs[event["trial"]], name, event["metric"], step=event["step"])
+                values = {self._metrics[event["workload"]]: event["metric"], "training_loss": event["loss"]}
+                self._log(self._runs[event["trial"]], values, step=event["step"])
             case "trial_finished":
                 self._finish(event)
             case "verdict":
@@ -92,14 +88,15 @@ class MLflow:
         self._client.log_batch(run_id, params=[self._entities.Param(_clean(k), str(v)) for k, v in params.items()])
         return run_id
 
+    def _log(self, run_id: str, values: dict[str, float | None], *, step: int) -> None:
+        now = int(time.time() * 1000)
+        known = {name: value for name, value in values.items() if value is not None}
+        metrics = [self._entities.Metric(name, value, now, step) for name, value in known.items()]
+        self._client.log_batch(run_id, metrics=metrics)
+
     def _finish(self, event: Event) -> None:
         run_id = self._runs.pop(event["trial"], None) or self._trial(event)
-        now = int(time.time() * 1000)
-        curve = [("loss", p["loss"], p["step"]) for p in event["curve"] if p["loss"] is not None]
-        results = [(k, event[k], 0) for k in ("steps", "steps_to_target", "best_metric") if event[k] is not None]
-        metrics = iter([self._entities.Metric(name, value, now, step) for name, value, step in [*curve, *results]])
-        while batch := list(itertools.islice(metrics, BATCH)):
-            self._client.log_batch(run_id, metrics=batch)
+        self._log(run_id, {k: event[k] for k in ("steps", "steps_to_target", "best_metric")}, step=event["steps"])
         if event["cause"]:
             self._client.set_tag(run_id, "downslope.cause", event["cause"])
         self._client.set_terminated(run_id, status="FAILED" if event["cause"] else "FINISHED")

@@ -14,8 +14,8 @@ __all__ = ["TensorBoard"]
 class TensorBoard:
     """Writes event files for `tensorboard --logdir FOLDER`; needs the extra `tensorboard`.
 
-    The metric comes while a trial runs; the training loss and the entry in the hyperparameter table when it ends; the
-    verdict is a text of the run `verdict`.
+    Metric and training loss come while a trial runs, its entry in the hyperparameter table when it ends; the verdict is
+    a text of the run `verdict`.
 
     Args:
         folder: where the runs are written; `tensorboard` in the race's folder by default.
@@ -38,7 +38,12 @@ class TensorBoard:
             case "trial_started":
                 self._of(event)
             case "point":
-                self._of(event).add_scalar(self._metrics[event["workload"]], event["metric"], event["step"])
+                for tag, value in (
+                    (self._metrics[event["workload"]], event["metric"]),
+                    ("training_loss", event["loss"]),
+                ):
+                    if value is not None:
+                        self._of(event).add_scalar(tag, value, event["step"])
             case "trial_finished":
                 self._finish(event)
             case "verdict":
@@ -66,9 +71,6 @@ class TensorBoard:
 
     def _finish(self, event: Event) -> None:
         writer = self._of(event)
-        for point in event["curve"]:
-            if point["loss"] is not None:
-                writer.add_scalar("loss", point["loss"], point["step"])
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in event["hyper"].items()}
         results = {k: event[k] for k in ("best_metric", "steps_to_target") if event[k] is not None}
         writer.add_hparams(

@@ -54,8 +54,9 @@ class WandB:
             case "trial_started":
                 self._runs[event["trial"]] = self._trial(event)
             case "point":
-                name = self._metric(event["workload"])
-                self._runs[event["trial"]].log({"step": event["step"], name: event["metric"]})
+                loss = {} if event["loss"] is None else {"training_loss": event["loss"]}
+                facts = {self._metric(event["workload"]): event["metric"], "seconds": event["seconds"], **loss}
+                self._runs[event["trial"]].log({"step": event["step"], **facts})
             case "trial_finished":
                 self._finish(event)
             case "verdict":
@@ -86,9 +87,6 @@ class WandB:
 
     def _finish(self, event: Event) -> None:
         run = self._runs.pop(event["trial"], None) or self._trial(event)
-        for point in event["curve"]:
-            if point["loss"] is not None:
-                run.log({"step": point["step"], "loss": point["loss"], "seconds": point["seconds"]})
         for name in ("steps", "steps_to_target", "best_metric", "cause"):
             run.summary[name] = event[name]
         run.finish(exit_code=1 if event["cause"] else 0)
