@@ -62,6 +62,15 @@ def test_a_race_tells_its_story_in_order(toy: Workload, tmp_path: Path):
         assert documented[e["event"]] == (keys - TRIAL if e["event"] in TRIALS else keys), e["event"]
 
 
+def test_trials_in_processes_of_their_own_tell_every_point(toy_file: Path, tmp_path: Path):
+    told: list[Event] = []
+    result = race(str(toy_file), **SMALL, quiet=True, folder=tmp_path / "r", loggers=[told.append])
+    for facts in result.content["workloads"][0]["trials"]:
+        mine = [e for e in told if e.get("trial") == facts["task"]]
+        points = [{k: e[k] for k in facts["curve"][0]} for e in mine if e["event"] == "point"]
+        assert points == facts["curve"]
+
+
 def test_a_race_that_is_over_tells_its_verdict_again_and_no_trial(toy: Workload, tmp_path: Path):
     race(toy, **SMALL, quiet=True, folder=tmp_path / "r")
     told: list[Event] = []
