@@ -58,12 +58,12 @@ Row = dict[str, str]
 
 
 class Runs:
-    """The rows of one workload's file, by method, phase and index."""
+    """The rows of one workload's file: tuning runs by method and index, repeated ones by method, index and point."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open(newline="") if path.exists() else _empty() as file:
-            self.rows = {(r["method"], r["phase"], int(r["index"])): r for r in csv.DictReader(file)}
+            self.rows = {_key(row): row for row in csv.DictReader(file)}
 
     def add(self, row: Row) -> None:
         """Keep one more row, in memory and in the file."""
@@ -74,17 +74,22 @@ class Runs:
             if new:
                 writer.writeheader()
             writer.writerow(row)
-        self.rows[row["method"], row["phase"], int(row["index"])] = row
+        self.rows[_key(row)] = row
 
     def best(self, goal: str) -> Row | None:
         """The tuning run with the best metric; of equal ones, the first."""
         sign = -1.0 if goal == "max" else 1.0
-        whole = [r for (_, phase, _), r in self.rows.items() if phase == "tune" and not r["cause"] and r["best_metric"]]
+        whole = [r for r in self.rows.values() if r["phase"] == "tune" and not r["cause"] and r["best_metric"]]
         return min(whole, key=lambda r: sign * float(r["best_metric"]), default=None)
 
-    def medians(self) -> list[float]:
-        """The best metrics of the repeated runs; a run that broke has none."""
-        return [float(r["best_metric"]) for (_, phase, _), r in self.rows.items() if phase == "seed" and not r["cause"]]
+    def repeated(self, best: Row) -> list[float]:
+        """The best metrics of the runs that repeat a point; a run that broke has none."""
+        same = [r for r in self.rows.values() if r["phase"] == "seed" and not r["cause"]]
+        return [float(r["best_metric"]) for r in same if (r["method"], r["hyper"]) == (best["method"], best["hyper"])]
+
+
+def _key(row: Row) -> tuple[str, str, int]:
+    return row["method"], row["hyper"] if row["phase"] == "seed" else "", int(row["index"])
 
 
 class _empty:
@@ -147,16 +152,16 @@ def set_target(name: str, *, trials: int, seeds: int) -> None:
     points = {r.label: candidates(r.space or {}, trials, 0) for r in recipes}
     for index in range(trials):
         for recipe in recipes:
-            if (recipe.label, "tune", index) not in runs.rows:
+            if (recipe.label, "", index) not in runs.rows:
                 runs.add(run(workload, recipe, "tune", index, points[recipe.label][index]))
     best = runs.best(workload.goal)
     if best is None:
         raise SystemExit(f"{name}: every run broke.")
     for index in range(seeds):
-        if (best["method"], "seed", index) not in runs.rows:
+        if (best["method"], best["hyper"], index) not in runs.rows:
             recipe = next(r for r in recipes if r.label == best["method"])
             runs.add(run(workload, recipe, "seed", index, json.loads(best["hyper"])))
-    found = runs.medians()
+    found = runs.repeated(best)
     sys.stdout.write(
         f"{name}: {best['method']} {best['hyper']} reached {best['best_metric']} at step {best['best_step']} of "
         f"{steps}; median of {len(found)} seeds {statistics.median(found):.6g}; the card says {workload.target}\n"
@@ -180,12 +185,12 @@ def table() -> str:
         runs = Runs(Path(__file__).parent / "runs" / f"{name}.csv")
         if (best := runs.best(card.goal)) is None:
             continue
-        tune = [row for (_, phase, _), row in runs.rows.items() if phase == "tune"]
+        tune = [row for row in runs.rows.values() if row["phase"] == "tune"]
         sign = -1.0 if card.goal == "max" else 1.0
         reached = [
             r["method"] for r in tune if r["best_metric"] and sign * float(r["best_metric"]) <= sign * card.target
         ]
-        found = runs.medians()
+        found = runs.repeated(best)
         lines.append(
             (
                 name,
