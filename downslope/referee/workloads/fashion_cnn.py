@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -16,44 +18,44 @@ CARD = Card(
     task="images: clothes by a convolutional network",
     metric_name="accuracy",
     goal="max",
-    target=0.86,
+    target=0.856,
     steps=400,
     evaluate_every=25,
     description="Three strided convolutions (16, 32, 64 channels) and a linear head (33,802 parameters), batch 64",
     data="Fashion-MNIST, a class-balanced subset: 12,000 training pictures, 2,000 of the official test pictures",
     licence="MIT, Copyright (c) 2017 Zalando SE",
-    target_origin="Provisional: what a few runs of AdamW at lr 3e-3 reach after about three quarters of the budget; "
-    "the procedure of records/workload-targets is still to be run",
+    target_origin="Not by the whole procedure: 13, 13 and 12 points of AdamW, NadamW and SGD with Nesterov's momentum "
+    "in place of 50, for three quarters of the budget: the best is NadamW (lr 0.005, weight decay "
+    "0.007); the median of 10 seeds there, 0.856, is rounded to the easier side; 1, 1 and 1 of the "
+    "points reach it",
+    variants={
+        "batch-norm": ("batch normalisation before each ReLU", {"batch_norm": True}),
+        "wide": ("32, 64 and 128 channels", {"width": 32}),
+        "large-batch": ("batches of 256", {"size": 256}),
+    },
 )
 
 
-def model() -> nn.Module:
+def model(width: int = 16, batch_norm: bool = False) -> nn.Module:
     """Three convolutions of stride 2 (16, 32, 64 channels) and a head: 33,802 numbers.
 
     Channels last: with it, the convolutions of the CPU run several times faster and at an even speed.
     """
-    network = nn.Sequential(
-        nn.Unflatten(1, (1, 28)),
-        nn.Conv2d(1, 16, 5, stride=2, padding=2),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Dropout(0.25),
-        nn.Linear(64 * 4 * 4, 10),
-    )
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, 28))]
+    for before, after, kernel in ((1, width, 5), (width, 2 * width, 3), (2 * width, 4 * width, 3)):
+        norm = [nn.BatchNorm2d(after)] if batch_norm else []
+        layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), *norm, nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.25), nn.Linear(4 * width * 4 * 4, 10))
     nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
     return network
 
 
-def workload() -> Workload:
-    """The workload; see the module."""
+def workload(width: int = 16, batch_norm: bool = False, size: int = 64) -> Workload:
+    """The workload; see the module. `size` is the batch's."""
     images = fashion_mnist()
     return CARD.workload(
-        model=model,
-        train=Batches(images.train_images, images.train_classes, size=64, shuffle=True),
+        model=functools.partial(model, width, batch_norm),
+        train=Batches(images.train_images, images.train_classes, size=size, shuffle=True),
         validation=Batches(images.validation_images, images.validation_classes, size=500),
         loss=cross_entropy,
         metric=accuracy,

@@ -19,14 +19,15 @@ CARD = Card(
     task="images: clothes by a small vision transformer",
     metric_name="cross entropy (nats)",
     goal="min",
-    target=0.7,
+    target=0.652,
     steps=400,
     evaluate_every=25,
     description="Vision transformer of 2 blocks, width 32, 2 heads, patches of 7 x 7 (27,658 parameters), batch 64",
     data="Fashion-MNIST, a class-balanced subset: 12,000 training pictures, 2,000 of the official test pictures",
     licence="MIT, Copyright (c) 2017 Zalando SE",
-    target_origin="Provisional: what two runs of AdamW at lr 3e-3 reach after about three quarters of the budget; the "
-    "procedure of records/workload-targets is still to be run",
+    target_origin="AdamW, NadamW and SGD with Nesterov's momentum, 50 points each, for three quarters of the budget: "
+    "the best is NadamW (lr 0.00341, weight decay 0.0349); the median of ten seeds there, 0.651, is "
+    "rounded to the easier side; 3, 9 and 0 of the 50 points reach it",
     variants={
         "post-norm": ("normalisation after each sum, not before each part", {"post_norm": True}),
         "wide": ("a width of 64", {"width": 64}),

@@ -31,20 +31,25 @@ CARD = Card(
     "for three quarters of the budget: the best is SGD with Nesterov's momentum (lr 0.325, momentum "
     "0.95, weight decay 0.000167); the median of ten seeds there, 1.202, is rounded to the easier side; "
     "16, 16 and 17 of the 50 points reach it",
+    variants={
+        "wide": ("a rank of 128", {"rank": 128}),
+        "small-init": ("initial factors of a tenth of the size", {"deviation": 0.01}),
+        "small-batch": ("batches of 256", {"size": 256}),
+    },
 )
 
 
 class Factors(nn.Module):
     """Grade = mean + bias of the student + bias of the lecturer + product of their factors."""
 
-    def __init__(self, students: int, lecturers: int, mean: float, rank: int = 32) -> None:
+    def __init__(self, students: int, lecturers: int, mean: float, rank: int, deviation: float) -> None:
         super().__init__()
         self.student_embedding, self.lecturer_embedding = nn.Embedding(students, rank), nn.Embedding(lecturers, rank)
         self.student_bias, self.lecturer_bias = nn.Embedding(students, 1), nn.Embedding(lecturers, 1)
         self.mean = mean
         self.dropout = nn.Dropout(0.7)
         for factors in (self.student_embedding, self.lecturer_embedding):
-            nn.init.normal_(factors.weight, std=0.1)
+            nn.init.normal_(factors.weight, std=deviation)
         for bias in (self.student_bias, self.lecturer_bias):
             nn.init.zeros_(bias.weight)
 
@@ -57,16 +62,16 @@ class Factors(nn.Module):
         return grade
 
 
-def workload() -> Workload:
-    """The workload; see the module."""
+def workload(rank: int = 32, deviation: float = 0.1, size: int = 1024) -> Workload:
+    """The workload; see the module. `deviation` is that of the initial factors, `size` the batch's."""
     columns = [column.numpy() for column in insteval()]
     order = np.random.default_rng(0).permutation(len(columns[0]))
     train, validation = ([torch.from_numpy(c[rows]) for c in columns] for rows in (order[8_000:], order[:8_000]))
     student, lecturer, grade = columns
     sizes = (int(student.max()) + 1, int(lecturer.max()) + 1)
     return CARD.workload(
-        model=functools.partial(Factors, *sizes, float(grade[order[8_000:]].mean())),
-        train=Batches(*train, size=1024, shuffle=True),
+        model=functools.partial(Factors, *sizes, float(grade[order[8_000:]].mean()), rank, deviation),
+        train=Batches(*train, size=size, shuffle=True),
         validation=Batches(*validation, size=8000),
         loss=mean_squared_error,
         metric=rmse,

@@ -19,14 +19,15 @@ CARD = Card(
     source="umls",
     metric_name="mean reciprocal rank (filtered)",
     goal="max",
-    target=0.86,
+    target=0.874,
     steps=800,
     evaluate_every=40,
     description="Embeddings and a perceptron 256-256-128, 135 concepts scored (0.13 million parameters), batch 128",
     data="UMLS semantic network: 5,216 training and 652 validation links, each asked in both directions",
     licence="MIT (the package that carries it); the network is by the US National Library of Medicine",
-    target_origin="Provisional: what two runs of AdamW at lr 2e-3 reach after about three quarters of the budget; the "
-    "procedure of records/workload-targets is still to be run",
+    target_origin="AdamW, NadamW and SGD with Nesterov's momentum, 50 points each, for three quarters of the budget: "
+    "the best is AdamW (lr 0.003, weight decay 0.00488); the median of ten seeds there, 0.8742, is "
+    "rounded to the easier side; 4, 5 and 0 of the 50 points reach it",
 )
 
 
