@@ -227,6 +227,7 @@ def main() -> None:
     if "link" in settings:
         _do(Shelf(settings["source"]), settings["link"], settings["board"])
     Nursery(socket.socket(fileno=settings["control"]), settings["source"], settings["methods"]).serve()
+    os._exit(0)  # whatever the workload has left running in this process
 
 
 def _do(shelf: Shelf, link: int, board: int) -> NoReturn:

@@ -5,6 +5,8 @@ Where an errand runs, and what ends it, is the business of `downslope.referee.ch
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -51,9 +53,15 @@ def _trial(workload: Workload, request: Mapping[str, Any], progress: Progress) -
 
 
 def _timing(workload: Workload, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Seconds per step of several methods in turns."""
+    """Seconds per step of several methods in turns; every step is a sign of life."""
+    steps = itertools.count(1)
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        progress(next(steps), None)
+        return workload.loss(model, batch)
+
     runners = [Runner(m["label"], _with(m["method"], m["hyper"])) for m in request["methods"]]
-    return measure_seconds(workload, runners, **request["settings"])
+    return measure_seconds(dataclasses.replace(workload, loss=loss), runners, **request["settings"])
 
 
 def _probe(workload: Workload, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Errand:
             return self._kill_once()
         if self._answered is not None:
             self._overdue = "it did not end" if now - self._answered > GRACE else ""
-        elif self._seconds is not None:
+        elif self._seconds is not None and self.pid is not None:
             if now - self._began > self._seconds:
                 self._overdue = f"it was ended at its limit of {self._seconds:g} s"
         elif now - self._moved > SILENCE:
@@ -213,7 +213,8 @@ class Household:
             request: `{"do": ...}` and what that errand needs.
             threads: of torch in its process.
             cores: numbers of the cores that it may use; empty for all.
-            seconds: its limit; None to end it only where it shows no progress for `SILENCE`.
+            seconds: its limit once it has a process; None to end it only where it shows no progress for `SILENCE`, as
+                the loading of its workload is.
             memory: bytes that its processes may hold together; None for no limit.
         """
         nursery = self._nurseries.pop(source, None) or _Nursery(self._selector, source, self._methods)

@@ -143,7 +143,7 @@ def race(
         )
         refuse_idle_pruner(plan)
         for item, source in loaded:
-            check(item, source, plan, known, household, way)
+            check(item, source, plan, known, household)
         names = "+".join(w.name for w in plan.workloads)
         where = Path(folder) if folder is not None else Path("races") / f"{names}-{plan.digest[:6]}"
         try:

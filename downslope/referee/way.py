@@ -38,7 +38,8 @@ class Way:
         if isinstance(self.jobs, bool) or not isinstance(self.jobs, int) or not 1 <= self.jobs <= cores():
             refuse("jobs", f"a whole number from 1 to the number of cores ({cores()})", self.jobs)
         seconds, memory = self.seconds, self.memory
-        if seconds is not None and (not isinstance(seconds, numbers.Real) or not 0 < float(seconds) < math.inf):
+        real = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
+        if seconds is not None and (not real or not 0 < float(seconds) < math.inf):
             refuse("trial_seconds", "a finite number > 0, or None", seconds)
         if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
             refuse("trial_memory", "a whole number of bytes > 0, or None", memory)
@@ -94,7 +95,7 @@ def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
     if path.suffix == ".py" and path.is_file():
         source = f"{path.resolve()}@{variant}" if variant else str(path.resolve())
     if way.isolated:
-        found = household.ask(source, {"do": "card"}, "loaded", threads=1, seconds=way.seconds)
+        found = household.ask(source, {"do": "card"}, "loaded", threads=1)
         return Card(source=source, **found), source
     try:
         return load_workload(source), source
@@ -102,11 +103,11 @@ def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
         raise RaceError(str(error), bad_input=True) from error
 
 
-def check(item: Any, source: str, plan: Plan, known: Catalogue, household: Household, way: Way) -> None:
+def check(item: Any, source: str, plan: Plan, known: Catalogue, household: Household) -> None:
     """Refuse a workload that does not train, and methods that cannot be built for it."""
     if isinstance(item, Card):
         request = {"do": "check", "plan": plan.to_json()}
-        household.ask(source, request, "checked", threads=plan.threads, seconds=way.seconds)
+        household.ask(source, request, "checked", threads=plan.threads)
     else:
         entry = plan.entry(item.name)
         check_methods(plan, known, item.name, check_workload(item, entry.target, entry.goal))

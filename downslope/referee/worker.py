@@ -33,6 +33,8 @@ __all__ = ["Worker"]
 POLL = 0.3
 TIMING = {"seconds": 8.0, "least_turns": 7}
 """How long the seconds per step are measured for each workload."""
+LANE = 4
+"""Limits of a trial that the timing of one method may take, where trials have a limit."""
 
 
 class Worker:
@@ -278,8 +280,11 @@ class Worker:
         why = f"not measured: this workload trains on {workload.processes} processes"
         if workload.processes == 1:
             request = {"do": "timing", "methods": methods, "settings": TIMING}
+            limit = self.way.seconds and TIMING["seconds"] + LANE * self.way.seconds * len(methods)
             try:
-                found: dict[str, Any] = self.household.ask(workload.source, request, "timed", threads=self.plan.threads)
+                found: dict[str, Any] = self.household.ask(
+                    workload.source, request, "timed", threads=self.plan.threads, seconds=limit
+                )
                 return found
             except RaceError as error:
                 why = str(error)

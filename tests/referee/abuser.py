@@ -71,6 +71,11 @@ def say_a_lot() -> None:
         sys.stdout.write(f"line {i} of very many, each of a hundred characters or nearly so, to fill what is there\n")
 
 
+def say_something_and_die() -> None:
+    sys.stdout.write("the last words\n")
+    os._exit(3)
+
+
 def raise_in_the_middle() -> None:
     raise IndexError("no column 7")
 
@@ -92,6 +97,7 @@ DEEDS = {
     "breed and hang": lambda: (breed(), time.sleep(FOREVER)),
     "start a program": lambda: subprocess.Popen(["sleep", str(FOREVER)]),
     "say a lot": say_a_lot,
+    "say something and die": say_something_and_die,
     "say something": lambda: sys.stdout.write("the last words\n"),
     "change everything": change_everything,
     "hang at exit": lambda: atexit.register(time.sleep, FOREVER),

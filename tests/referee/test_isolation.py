@@ -171,10 +171,20 @@ def test_the_loss_of_the_nursery_is_told_and_the_next_errand_gets_another(househ
     assert finished(household, household.start(ABUSER, TRIAL, threads=1)).cause is None
 
 
+def test_where_forking_is_not_safe_every_errand_gets_a_fresh_interpreter(household: Household):
+    Path(os.environ["ABUSER"]).write_text("start a thread @ file")
+    with Household() as other:
+        one, two = (finished(other, other.start(ABUSER, TRIAL, threads=1, seconds=600.0)) for _ in range(2))
+        nursery = one_child(other)
+    assert one.cause is two.cause is None
+    assert Record.from_json(two.answer).curve[-1].metric == 0.5
+    assert not nursery.is_running()
+
+
 @pytest.mark.parametrize(
     ("deed", "sentence"),
     [
-        ("loop @ file", r"workload '.*abuser\.py' could not be loaded: it was ended at its limit of 60 s"),
+        ("loop @ file", r"workload '.*abuser\.py' could not be loaded: it was ended after 30 minutes without"),
         ("_exit @ file", "could not be loaded: its process ended with exit code 3"),
         ("raise @ file", r"abuser\.py, line \d+: workload\(\) raised IndexError: no column 7"),
     ],
@@ -188,8 +198,8 @@ def test_a_file_that_does_not_load_is_one_sentence(
     clock = isolation.time.monotonic
     hangs = path.with_name("begun") if deed.startswith("loop") else Path("no such file")
     monkeypatch.setattr(  # the limit is reached once the file runs
-        isolation.time, "monotonic", lambda: clock() + (60.0 if hangs.exists() else 0.0)
+        isolation.time, "monotonic", lambda: clock() + (1801.0 if hangs.exists() else 0.0)
     )
     with Household() as other, pytest.raises(RaceError, match=sentence) as error:
-        other.ask(ABUSER, {"do": "card"}, "loaded", threads=1, seconds=60.0)
+        other.ask(ABUSER, {"do": "card"}, "loaded", threads=1)
     assert error.value.bad_input
