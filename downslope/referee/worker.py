@@ -34,7 +34,7 @@ POLL = 0.3
 TIMING = {"seconds": 8.0, "least_turns": 7}
 """How long the seconds per step are measured for each workload."""
 LANE = 4
-"""Limits of a trial that the timing of one method may take, where trials have a limit."""
+"""Limits of a trial that one method may take of an errand for several, where trials have a limit."""
 
 
 class Worker:
@@ -131,7 +131,9 @@ class Worker:
         methods = [{"label": label, "method": method, "hyper": hyper} for label, method, hyper in points]
         try:
             request = {"do": "probe", "methods": methods}
-            found: dict[str, Any] = self.household.ask(workload.source, request, "probed", threads=self.plan.threads)
+            found: dict[str, Any] = self.household.ask(
+                workload.source, request, "probed", threads=self.plan.threads, seconds=self._limit(methods)
+            )
         except RaceError:  # what it breaks on, its trials will tell
             return {"evaluation": 0.0, "step": {}}
         return found
@@ -280,7 +282,7 @@ class Worker:
         why = f"not measured: this workload trains on {workload.processes} processes"
         if workload.processes == 1:
             request = {"do": "timing", "methods": methods, "settings": TIMING}
-            limit = self.way.seconds and TIMING["seconds"] + LANE * self.way.seconds * len(methods)
+            limit = self._limit(methods)
             try:
                 found: dict[str, Any] = self.household.ask(
                     workload.source, request, "timed", threads=self.plan.threads, seconds=limit
@@ -289,6 +291,10 @@ class Worker:
             except RaceError as error:
                 why = str(error)
         return {"turns": {}, "step_alone": {}, "first_step": {}, "broken": {m["label"]: why for m in methods}}
+
+    def _limit(self, methods: Sequence[object]) -> float | None:
+        """Of an errand in which these methods take a few steps each, where trials have a limit."""
+        return self.way.seconds and TIMING["seconds"] + LANE * self.way.seconds * len(methods)
 
     def _timed(self, method: str, hyper: Mapping[str, Any]) -> Callable[[Any], Any]:
         return lambda model: self.catalogue.make(method, model, **hyper)
