@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from downslope.referee.errors import RaceError
 from downslope.referee.files import read_json, write_json
-from downslope.referee.plan import Plan, Task, read_plan
+from downslope.referee.plan import Plan, Task, plan_from, read_plan
 from downslope.referee.trial import Record
 from downslope.referee.trust import check_fields
 
@@ -111,6 +111,7 @@ class Files:
 def agree(folder: Path, plan: Plan) -> Plan:
     """The plan kept in a folder, which must be the same race as `plan`; it is written where there is none."""
     if not (folder / "race.json").exists():
+        _refuse_unreadable(plan)
         write_json(folder / "race.json", plan.to_json())
         return plan
     stored = read_plan(folder)
@@ -122,6 +123,14 @@ def agree(folder: Path, plan: Plan) -> Plan:
             bad_input=True,
         )
     return stored.located(plan)
+
+
+def _refuse_unreadable(plan: Plan) -> None:
+    """What `read_plan` would refuse when the race is resumed is refused before it begins."""
+    try:
+        plan_from(json.loads(json.dumps(plan.to_json())))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RaceError(f"race: its plan could not be read again ({error}); change that.", bad_input=True) from error
 
 
 def record_text(record: Record) -> str:

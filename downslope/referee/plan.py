@@ -13,7 +13,7 @@ from downslope.referee.errors import RaceError
 from downslope.referee.files import read_json
 from downslope.referee.recipe import Recipe, candidates, known_beforehand
 from downslope.referee.sequential import Look, look_key, looks
-from downslope.referee.trust import check_fields, check_names, check_size
+from downslope.referee.trust import check_fields, check_names, check_size, check_texts
 
 __all__ = ["Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan"]
 
@@ -216,6 +216,7 @@ def plan_from(content: Mapping[str, Any]) -> Plan:
     )
     for part in (plan, *plan.workloads):
         check_fields(part)
+        check_texts(part)
     check_names([*(w.name for w in plan.workloads), *(m.label for m in plan.methods)])
     check_size(len(plan.workloads), len(plan.methods), plan.trials, max(plan.seeds, plan.max_seeds or 0))
     return plan

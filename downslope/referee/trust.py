@@ -14,7 +14,7 @@ from dataclasses import fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-__all__ = ["check_fields", "check_names", "check_size"]
+__all__ = ["check_fields", "check_names", "check_size", "check_texts"]
 
 MOST_TASKS = 1_000_000
 LONGEST_NAME = 200
@@ -34,8 +34,18 @@ def check_fields(content: Any) -> None:
             raise ValueError(f"{name} is {value!r:.60}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is {value}")
-        if isinstance(value, str) and any(ord(letter) < 32 and letter not in "\n\t" for letter in value):
-            raise ValueError(f"{name} holds control characters")
+
+
+def check_texts(content: Any) -> None:
+    """Refuse a dataclass with a text that would do more to a terminal than to be shown.
+
+    Raises:
+        ValueError: which field.
+    """
+    for field in fields(content):
+        value = getattr(content, field.name)
+        if isinstance(value, str) and any(ord(letter) < 32 and letter not in "\n\r\t" for letter in value):
+            raise ValueError(f"{field.name} holds control characters")
 
 
 @functools.lru_cache

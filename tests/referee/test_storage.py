@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from typer.testing import CliRunner
 
+from downslope.cli import app
 from downslope.referee import RaceError, race
 from downslope.referee.address import Address
 from downslope.referee.schema import TASKS, WORKERS
@@ -342,6 +344,21 @@ def test_a_wrong_address_is_one_sentence_without_the_password(
     assert error.value.bad_input
     assert "\n" not in str(error.value)
     assert_silent(error.value)
+    assert not (tmp_path / "race").exists()
+
+
+def test_the_command_shows_no_password(postgres: Server, tmp_path: Path, toy_file: Path):
+    wrong = f"postgresql://racer:geheim@/postgres?host={postgres.folder}"
+    line = ["race", str(toy_file), "--methods", "sgd", "--folder", str(tmp_path / "race")]
+    for arguments, environment, code in (
+        ([*line, "--storage", wrong], {}, 2),
+        (line, {"DOWNSLOPE_STORAGE": wrong}, 2),
+        (["race", "--help"], {"DOWNSLOPE_STORAGE": wrong}, 0),
+    ):
+        done = CliRunner().invoke(app, arguments, env=environment)
+        assert done.exit_code == code, done.output
+        assert_no_password(done.output)
+        assert "cannot be reached" in done.output or code == 0
     assert not (tmp_path / "race").exists()
 
 

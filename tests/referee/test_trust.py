@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from downslope.referee import RaceError
 from downslope.referee.plan import read_plan
 from downslope.referee.store import Store
 from downslope.referee.stored import StoredRace, rebuild
-from tests.referee.test_store import plan, run_all
+from tests.referee.test_store import plan, record, run_all, trials_only
 
 WATCHED: list[tuple[str, tuple[Any, ...]]] | None = None
 
@@ -156,7 +157,6 @@ def test_json_that_is_too_deep_or_a_pipe_in_place_of_a_file_is_one_sentence(fold
         (("record", "curve", 0, "metric"), None),
         (("record", "curve"), 3),
         (("record", "hyper"), []),
-        (("record", "cause"), "\u001b[2J"),
         (("race",), "another"),
     ],
 )
@@ -188,3 +188,18 @@ def test_nothing_of_the_referee_or_of_the_parts_of_optuna_that_it_uses_can_read_
     found = {path.name: re.findall(words, path.read_text()) for path in root.glob("*.py")}
     assert len(found) > 20
     assert not {name: words for name, words in found.items() if words}
+
+
+def test_a_plan_that_could_not_be_read_again_is_refused_before_anything_is_stored(tmp_path: Path):
+    with pytest.raises(RaceError, match=r"race: its plan could not be read again \('\.\.' is no name\)") as error:
+        Store(tmp_path / "race", plan(workloads=(replace(plan().workloads[0], name=".."),)))
+    assert error.value.bad_input
+    assert not (tmp_path / "race" / "race.json").exists()
+
+
+def test_a_cause_with_colours_of_a_terminal_is_no_forgery(tmp_path: Path):
+    with Store(tmp_path, plan()) as store:
+        claim = store.claim(trials_only)
+        assert claim is not None
+        store.finish(claim, record(None, cause="step 3: \u001b[31mno column 7\u001b[0m"))
+    assert list(StoredRace(tmp_path).records()) == [claim.task]
