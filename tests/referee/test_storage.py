@@ -347,6 +347,13 @@ def test_a_wrong_address_is_one_sentence_without_the_password(
     assert not (tmp_path / "race").exists()
 
 
+def test_a_driver_that_repeats_the_password_is_not_repeated():
+    address = Address("postgresql://racer:geheim%2Fer@host:5/db?sslpassword=leise")
+    error = ValueError("cannot log in with geheim/er (geheim%2Fer), key leise, to host\nand more")
+    assert address.reason(error) == "cannot log in with *** (***), key ***, to host"
+    assert (str(address), repr(address)) == ("host:5/db", "Address('host:5/db')")
+
+
 def test_the_command_shows_no_password(postgres: Server, tmp_path: Path, toy_file: Path):
     wrong = f"postgresql://racer:geheim@/postgres?host={postgres.folder}"
     line = ["race", str(toy_file), "--methods", "sgd", "--folder", str(tmp_path / "race")]
