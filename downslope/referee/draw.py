@@ -257,7 +257,7 @@ def _body(chart: Chart, size: Size, key: str) -> tuple[str, _Frame]:
     frame = _Frame(left, top, size.width - left - 16, size.height - top - 42, chart.x, chart.y)
     right, bottom = frame.left + frame.width, frame.top + frame.height
     parts = [f'<text x="12" y="16">{escape(chart.y.title)}</text>'] if chart.y.title else []
-    room = int((left - 14) / 6.2) if named else 99
+    room = int((left - 14) / 7) if named else 99
     for value, text in y_marks:
         y = frame.py(value)
         parts.append(f'<path class="grid" d="M{_numbers(left, y)}H{_numbers(right)}"/>')

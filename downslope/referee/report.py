@@ -283,8 +283,8 @@ def _stopped(content: Content) -> str:
     sequential = content.get("sequential")
     if not sequential:
         return ""
-    why = escape(str(sequential["stopped"]))
-    return f"<p>Seeds were added until the verdict: {len(sequential['looks'])} looks, stopped because {why}.</p>"
+    looks = listing([str(seeds) for seeds in sequential["looks"]], "and")
+    return f"<p>Seeds were added until the verdict; it was sought after {looks}: {escape(sequential['stopped'])}.</p>"
 
 
 def _fold(title: str, text: str) -> str:
