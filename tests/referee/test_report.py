@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from downslope.referee import RaceError, Recipe, Result, Workload, race, worker
+from downslope.referee.report import page
 from downslope.referee.results import write
 from downslope.referee.series import median_curve
 from downslope.referee.store import Store
@@ -121,6 +122,12 @@ def test_every_comparison_shows_its_strength(result: Result):
         assert heading in page.text
     for word in ("better", "worse", "equivalent", "no evidence"):
         assert page.text.count(f"{SIGNS[word]}{word}") >= 1  # explained, each with a sign of its own
+
+
+def test_a_race_that_added_seeds_says_when_it_looked_and_why_it_stopped(result: Result):
+    told = {"looks": [5, 10], "spent": [0.01, 0.04], "stopped": f"{NASTY} stopped after 10 of at most 20 seeds"}
+    text = Page(page({**result.content, "sequential": told})).text
+    assert f"it was sought after 5 and 10: {NASTY} stopped after 10 of at most 20 seeds." in text
 
 
 def test_hover_knows_what_was_measured(result: Result):
