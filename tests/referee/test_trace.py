@@ -35,7 +35,7 @@ BOWL = Landscape(
 )
 
 
-@pytest.mark.parametrize("ground", LANDSCAPES.values(), ids=str)
+@pytest.mark.parametrize("ground", LANDSCAPES.values(), ids=LANDSCAPES.keys())
 def test_the_minima_are_where_they_are_said_to_be(ground: Landscape):
     x0, x1, y0, y1 = ground.window
     for minimum in ground.minima:
