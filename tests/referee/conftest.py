@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from downslope.referee import Workload, load_workload
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs ignore Ctrl-C, and so would races
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOY = Path(__file__).parent / "toy_workload.py"
 
