@@ -31,6 +31,8 @@ __all__ = [
 
 TONES = 8
 """Colours before lines begin to repeat them with dashes."""
+LETTER = 6.6
+"""The width to reserve for a letter of an axis' labels."""
 
 STYLE = """
 .chart { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -252,12 +254,12 @@ def _body(chart: Chart, size: Size, key: str) -> tuple[str, _Frame]:
     y_marks = chart.y.marks(max(3, size.height // 60))
     longest = max((len(text) for _, text in y_marks), default=0)
     named = chart.y.ticks is not None
-    left = min(14 + 6.6 * longest, size.width * (0.36 if named else 0.3))
+    left = min(14 + LETTER * longest, size.width * (0.36 if named else 0.3))
     top = 30 if chart.y.title else 12
     frame = _Frame(left, top, size.width - left - 16, size.height - top - 42, chart.x, chart.y)
     right, bottom = frame.left + frame.width, frame.top + frame.height
     parts = [f'<text x="12" y="16">{escape(chart.y.title)}</text>'] if chart.y.title else []
-    room = int((left - 14) / 7) if named else 99
+    room = round((left - 14) / LETTER) if named else 99
     for value, text in y_marks:
         y = frame.py(value)
         parts.append(f'<path class="grid" d="M{_numbers(left, y)}H{_numbers(right)}"/>')

@@ -43,7 +43,7 @@ def workload_sentence(entry: Entry, standings: Sequence[Standing], judgement: Ju
         about = f"p = {number(lowest, 2)}" if len(judgement.tied) == 1 else f"smallest p = {number(lowest, 2)}"
         why = f"no evidence that it differs from {listing(judgement.tied, 'or')} ({about}){_by_steps(judgement)}"
     decided = [c for c in ours if c.label not in judgement.tied]
-    also = f" ({_findings(decided, judgement)})" if decided else ""
+    also = f"; it is {_findings(decided, judgement)}" if decided else ""
     found = f"{leader.label} was ahead to {goal} on {entry.name}: {reach} ({hits}), {ahead}; but {why}{also}."
     return f"{found} {_strength(ours)}"
 
@@ -84,11 +84,19 @@ def _strength(ours: Sequence[Comparison]) -> str:
 
 def _by_steps(judgement: Judgement) -> str:
     """What steps alone decide where time, with the uncertainty of its measurement, does not."""
-    worse = [c for c in judgement.against_fastest if c.measure == "steps" and c.word == "worse"]
-    fewer = [c.label for c in worse if c.label in judgement.tied]
-    if judgement.measure != "time" or not fewer:
+    if judgement.measure != "time":
         return ""
-    return f"; it does need fewer steps than {listing(fewer, 'and')} (p ≤ {number(max(c.adjusted for c in worse), 2)})"
+    said = ""
+    for word, what in (
+        ("worse", "it does need fewer steps than"),
+        ("better", "fewer steps were enough for"),
+    ):
+        steps = [c for c in judgement.against_fastest if c.measure == "steps" and c.word == word]
+        found = [c for c in steps if c.label in judgement.tied]
+        if found:
+            p = number(max(c.adjusted for c in found), 2)
+            said += f"; {what} {listing([c.label for c in found], 'and')} (p ≤ {p})"
+    return said
 
 
 def _reach(s: Standing) -> str:

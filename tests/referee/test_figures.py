@@ -53,6 +53,17 @@ def test_a_line_is_drawn_where_its_numbers_are():
     assert numbers == pytest.approx([left, top + height, left + width, top], abs=0.11)
 
 
+def test_named_ticks_stand_whole_and_only_a_name_without_room_is_cut():
+    names = ("0 %", "100 %", "a method of many words and no end to its name")
+    layer = Layer(0, "a", (Line([(0.0, 0.0), (10.0, 1.0)]),))
+    for shown, cut in ((names[:2], set()), (names, {names[2]})):
+        axis = Axis("y", 0.0, 2.0, ticks=tuple((float(i), name) for i, name in enumerate(shown)))
+        text = draw(Chart("t", Axis("x", 0.0, 10.0), axis, (layer,)), WIDE, "c", page=True)
+        written = {each.text for each in ElementTree.fromstring(text).iter(f"{SVG}text")}
+        assert set(shown) - written == cut
+        assert sum(each.endswith("…") for each in written if each) == len(cut)
+
+
 def test_stairs_hold_each_value_until_the_next():
     layer = Layer(0, "a", (Line([(0.0, 1.0), (4.0, 1.0), (5.0, 0.0), (10.0, 0.0)], stairs=True),))
     text = draw(Chart("t", Axis("x", 0.0, 10.0), Axis("y", 0.0, 1.0), (layer,)), WIDE, "c", page=True)

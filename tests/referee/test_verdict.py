@@ -138,6 +138,21 @@ def test_a_decided_race_names_winner_measure_and_p():
     )
 
 
+def test_where_time_decides_nothing_the_sentence_tells_what_steps_decide():
+    turns = {"a": [0.010] * 10, "b": [0.021] * 10, "c": [0.010] * 10}
+    found = [
+        standing("a", [200, 210, 220, 230, 240], turns["a"]),
+        standing("b", [95, 100, 105, 110, 115], turns["b"]),
+        standing("c", [math.inf] * 5, turns["c"]),
+    ]
+    judgement = judge(found, "a", turns)
+    assert judgement.tied == ("b",)
+    sentence = workload_sentence(ENTRY, found, judgement)
+    assert "; but no evidence that it differs from b (p = " in sentence
+    assert "; fewer steps were enough for b (p ≤ 0.0" in sentence
+    assert "; it is better than c (p ≤ 0.0" in sentence
+
+
 def test_nobody_arrives():
     found = [standing("a", [math.inf] * 4, None), standing("b", [math.inf] * 4, None)]
     judgement = judge(found, "a", {})
