@@ -9,8 +9,9 @@ Names are loaded at first use.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from downslope._lazy import lazy
 
 if TYPE_CHECKING:
     from downslope.referee.adapters.huggingface import from_trainer
@@ -57,10 +58,4 @@ _HOMES = {
     "trace": "tracing",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"downslope.referee has no {name!r}")
-    value = getattr(importlib.import_module(f"downslope.referee.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOMES)

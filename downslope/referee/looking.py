@@ -12,14 +12,15 @@ from typing import Any
 
 from downslope.referee.plan import Entry, Plan, Task
 from downslope.referee.sequential import LOOK, look_key
-from downslope.referee.standing import standings
+from downslope.referee.standing import Standing, standings
 from downslope.referee.statistics import Estimate
 from downslope.referee.store import REPORT, Store
 from downslope.referee.stored import Kept
+from downslope.referee.trial import Record
 from downslope.referee.tuning import waits_for
-from downslope.referee.verdict import Comparison, judge
+from downslope.referee.verdict import Comparison, Judgement, judge
 
-__all__ = ["Stand", "awaited", "look", "needed", "sequential_content", "stand"]
+__all__ = ["Stand", "awaited", "judge_at", "look", "needed", "sequential_content", "stand"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def look(store: Store, key: str) -> None:
     number = int(key.removeprefix(LOOK))
     found = store.kept(_name(number))
     if found is None:
-        found = {entry.name: _judged(store, entry, number) for entry in store.plan.workloads}
+        found = {entry.name: _judged(store, entry) for entry in store.plan.workloads}
         store.keep(_name(number), found)
     enough = {name: each["seeds"] for name, each in found.items() if each["settled"]}
     store.skip(
@@ -65,23 +66,37 @@ def _name(number: int) -> str:
     return f"look-{number}"
 
 
-def _judged(store: Store, entry: Entry, number: int) -> dict[str, Any]:
-    plan, before = store.plan, stand(store, entry.name)
-    if before.settled:
-        return {"seeds": before.seeds, "settled": True, "pairs": []}
-    at = plan.looks[number - 1]
+def _judged(store: Store, entry: Entry) -> dict[str, Any]:
+    at = stand(store, entry.name)
+    if at.settled:
+        return {"seeds": at.seeds, "settled": True, "pairs": []}
     timing = store.kept(f"timing-{entry.name}") or {}
-    ranked = standings(plan, store.records(), entry, timing, {}, seeds=at.seeds)
+    _, judgement = judge_at(at, store.plan, store.records(), entry, timing, {}, detail=False)
+    return {"seeds": at.seeds, "settled": judgement.settled, "pairs": [asdict(c) for c in judgement.pairs]}
+
+
+def judge_at(
+    at: Stand,
+    plan: Plan,
+    records: Mapping[str, Record],
+    entry: Entry,
+    timing: Mapping[str, Any],
+    memory: Mapping[str, Any],
+    *,
+    detail: bool = True,
+) -> tuple[list[Standing], Judgement]:
+    """The methods of a workload, the fastest first, and what may be said of them, as far as the race has come."""
+    ranked = standings(plan, records, entry, timing, memory, seeds=at.seeds)
     judgement = judge(
         ranked,
         plan.methods[0].label,
         timing.get("turns", {}),
         margin=plan.margin,
         share=at.share,
-        earlier=before.earlier,
-        detail=False,
+        earlier=at.earlier,
+        detail=detail,
     )
-    return {"seeds": at.seeds, "settled": judgement.settled, "pairs": [asdict(c) for c in judgement.pairs]}
+    return ranked, judgement
 
 
 def stand(store: Kept, workload: str) -> Stand:

@@ -57,7 +57,7 @@ class Mirror:
 
     def _trial(self, task: Task, record: Record) -> FrozenTrial:
         entry = self._plan.entry(task.workload)
-        space = next(m.space or {} for m in self._plan.methods if m.label == task.label)
+        space = self._plan.recipe(task.label).space or {}
         tuned = {k: v for k, v in record.hyper.items() if k in space}
         state = state_of(record)
         done = state == TrialState.COMPLETE

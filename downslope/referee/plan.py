@@ -118,6 +118,10 @@ class Plan:
         """The workload called `name`."""
         return next(w for w in self.workloads if w.name == name)
 
+    def recipe(self, label: str) -> Recipe:
+        """The method called `label`."""
+        return next(m for m in self.methods if m.label == label)
+
     def tuned_on(self, name: str) -> str:
         """The workload whose tuning decides the judging runs of `name`: of a variant its base, if that is raced too."""
         base = self.entry(name).variant_of

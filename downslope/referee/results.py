@@ -15,14 +15,14 @@ from downslope.referee import report, usage
 from downslope.referee.clock import STOPPED, cut_short, judged
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
-from downslope.referee.looking import Stand, needed, sequential_content, stand
+from downslope.referee.looking import Stand, judge_at, needed, sequential_content, stand
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.raceprofile import race_profile
-from downslope.referee.standing import Standing, standings
+from downslope.referee.standing import Standing
 from downslope.referee.stored import Kept
 from downslope.referee.survival import waiting_curve
 from downslope.referee.trial import Record
-from downslope.referee.verdict import LEVEL, TEST, TIMING_FLOOR, TIMING_SHARE, judge
+from downslope.referee.verdict import LEVEL, TEST, TIMING_FLOOR, TIMING_SHARE
 from downslope.referee.words import overall_sentence, workload_sentence
 
 __all__ = ["Result", "load", "write"]
@@ -129,15 +129,7 @@ def _workload(
     memory: Mapping[str, Any],
     at: Stand,
 ) -> dict[str, Any]:
-    ranked = standings(plan, records, entry, timing, memory, seeds=at.seeds)
-    judgement = judge(
-        ranked,
-        plan.methods[0].label,
-        timing.get("turns", {}),
-        margin=plan.margin,
-        share=at.share,
-        earlier=at.earlier,
-    )
+    ranked, judgement = judge_at(at, plan, records, entry, timing, memory)
     mine = {key: r for key, r in records.items() if key.startswith(f"{entry.name}/")}
     return {
         "name": entry.name,

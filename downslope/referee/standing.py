@@ -73,7 +73,7 @@ def chosen(plan: Plan, records: Mapping[str, Record], workload: str, label: str)
     among those that missed it, the one with the best validation metric; then the earlier one. Of a variant that is
     raced beside its base, they are those of the base.
     """
-    recipe = next(m for m in plan.methods if m.label == label)
+    recipe = plan.recipe(label)
     if not plan.trials:
         return dict(recipe.fixed)
     workload = plan.tuned_on(workload)

@@ -85,7 +85,7 @@ def propose(plan: Plan, records: Mapping[str, Record], task: Task) -> dict[str, 
     The sampler is made anew for each trial, from a seed of the race, the workload and the trial: it remembers nothing
     that the records do not say. A trial that missed, broke or was cut is told to it as its score.
     """
-    recipe, entry = next(m for m in plan.methods if m.label == task.label), plan.entry(task.workload)
+    recipe, entry = plan.recipe(task.label), plan.entry(task.workload)
     space = tuples(dict(recipe.space or {}))
     ranges = {name: distribution(space[name]) for name in sorted(space)}
     study = optuna.create_study(sampler=_sampler(plan, task))

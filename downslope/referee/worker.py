@@ -173,7 +173,7 @@ class Worker:
         if isinstance(workload, Card):
             self._start(claim, task, workload, hyper or {}, settings)
         else:
-            make, progress = self._maker(self._method(task)), self._progress(claim, task, entry)
+            make, progress = self._maker(self.plan.recipe(task.label).method), self._progress(claim, task, entry)
             self._finish(claim, task, run_trial(workload, make, hyper or {}, **settings, progress=progress))
 
     def _finish(self, claim: Claim, task: Task, record: Record) -> None:
@@ -193,7 +193,7 @@ class Worker:
     def _start(self, claim: Claim, task: Task, workload: Card, hyper: dict[str, Any], settings: dict[str, Any]) -> None:
         """Begin a trial in a process of its own."""
         slot = min(set(range(self.way.jobs)) - {job.slot for job in self.running.values()})
-        request = {"do": "trial", "method": self._method(task), "hyper": hyper, "settings": settings}
+        request = {"do": "trial", "method": self.plan.recipe(task.label).method, "hyper": hyper, "settings": settings}
         errand = self.household.start(
             workload.source,
             request,
@@ -231,9 +231,6 @@ class Worker:
                 self._finish(job.claim, job.task, record)
             except TakenOver as error:
                 self._note(str(error))
-
-    def _method(self, task: Task) -> str:
-        return next(m.method for m in self.plan.methods if m.label == task.label)
 
     def _maker(self, method: str) -> Callable[..., Any]:
         return lambda model, **hyper: self.catalogue.make(method, model, **hyper)

@@ -6,8 +6,9 @@ All of it is held in memory as tensors; nothing here starts a thread or a proces
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from downslope._lazy import lazy
 
 if TYPE_CHECKING:
     from downslope.referee.data.batches import Batches, TextBatches
@@ -48,10 +49,4 @@ _HOMES = {
     "umls": "links",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"downslope.referee.data has no {name!r}")
-    value = getattr(importlib.import_module(f"downslope.referee.data.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOMES)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downslope._checks import nearest
+from downslope._lazy import lazy
 from downslope.referee.errors import RaceError
 from downslope.referee.events import Listener
 
@@ -33,11 +34,7 @@ NAMES = {
 }
 _HOMES = {"TensorBoard": "tensorboard", "CSV": "files", "JSONLines": "files", "WandB": "wandb", "MLflow": "mlflow"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"downslope.referee.loggers has no {name!r}")
-    return getattr(importlib.import_module(f"downslope.referee.loggers.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def open_loggers(loggers: Sequence[str | Listener]) -> list[Listener]:
