@@ -71,6 +71,26 @@ def null_settings() -> Iterator[Setting]:
     yield Setting(name="two tied pairs, by time", seeds=5, ratios=FAMILIES["two tied pairs, baseline behind"])
 
 
+def baseline_settings() -> Iterator[Setting]:
+    """Races of alike methods that are compared with the first one alone."""
+    for methods, seeds in ((3, 5), (6, 5), (17, 7), (33, 7), (33, 8)):
+        name = f"{methods} alike, against the first"
+        yield Setting(name=name, ratios=(1.0,) * methods, seeds=seeds, grid=3, timed=False, compare="baseline")
+    name = "17 alike, against the first, by time"
+    yield Setting(name=name, ratios=(1.0,) * 17, seeds=8, grid=3, compare="baseline")
+
+
+def uneven_settings() -> Iterator[Setting]:
+    """Races of equal medians that are not alike: the others scatter more than the first."""
+    for uneven in (2.0, 3.0, 10.0):
+        shape: dict[str, Any] = {"uneven": uneven, "grid": 3, "timed": False}
+        for seeds in (5, 8, 12):
+            yield Setting(name=f"{uneven:g} times the spread", ratios=TIED, seeds=seeds, **shape)
+        yield Setting(name=f"six, {uneven:g} times the spread", ratios=(1.0,) * 6, seeds=5, **shape)
+        name = f"33, {uneven:g} times the spread, against the first"
+        yield Setting(name=name, ratios=(1.0,) * 33, seeds=8, compare="baseline", **shape)
+
+
 def margin_settings() -> Iterator[Setting]:
     """Races of methods that differ by exactly the margin; by steps, where equivalence is easiest to reach."""
     for margin, spread in ((0.05, 0.01), (0.05, 0.03), (0.2, 0.03), (0.2, 0.1)):
@@ -132,14 +152,20 @@ def wilson(k: int, n: int) -> tuple[float, float]:
 def _job(job: tuple[str, Setting, int, int]) -> tuple[str, dict[str, Any]]:
     part, setting, races, seed = job
     found = tally(setting, races, seed)
-    if found["low"] > LEVEL:  # by chance, or in earnest?
+    if found["low"] > LEVEL and part != "uneven":  # by chance, or in earnest?
         found["repeated"] = tally(setting, REPEATS * races, seed + 1)
     return part, found
 
 
 def simulate(races: int, processes: int, only: str) -> dict[str, list[dict[str, Any]]]:
     """The simulated settings whose name holds `only`; each has its own random numbers, whichever others are run."""
-    parts = {"alike": null_settings(), "margin": margin_settings(), "power": power_settings()}
+    parts = {
+        "alike": null_settings(),
+        "baseline": baseline_settings(),
+        "uneven": uneven_settings(),
+        "margin": margin_settings(),
+        "power": power_settings(),
+    }
     jobs = [
         (part, setting, _fewer(setting, races), 1000 * i + len(setting.ratios))
         for part, settings in parts.items()
@@ -223,7 +249,7 @@ def merged(path: Path, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]
     """The results of a file with these in place of those of the same settings."""
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     everything: dict[str, Any] = {"level": LEVEL}
-    for part in ("alike", "margin", "power", "real"):
+    for part in ("alike", "baseline", "uneven", "margin", "power", "real"):
         rows = {json.dumps(each["setting"]): each for each in (*old.get(part, ()), *found.get(part, ()))}
         everything[part] = list(rows.values())
     return everything

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ class Setting:
     `ratios` are the methods' true times to the target, relative to each other; `spread` is the standard deviation of
     their logarithm over seeds; `grid` the steps between evaluations; `missed` the share of a ratio-1 method's runs that
     the budget cuts off; `diverged` the share that never arrives; `step_times` how many times as long as usual a
-    method's step takes (it then needs as many fewer steps).
+    method's step takes (it then needs as many fewer steps); `uneven` how many times as much all methods but the first
+    scatter; `compare` as in a race.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Setting:
     max_seeds: int | None = None
     margin: float = MARGIN
     timed: bool = True
+    uneven: float = 1.0
+    compare: str = "pairs"
 
 
 def race(setting: Setting, rng: np.random.Generator) -> tuple[Judgement, int]:
@@ -57,7 +61,8 @@ def judge_stages(
     for look in looks(setting.seeds, setting.max_seeds or setting.seeds):
         found = [_standing(f"m{i}", a[: look.seeds], budget, setting.grid, turns) for i, a in enumerate(arrivals)]
         found.sort(key=lambda s: s.rank("max", by_time=bool(turns)))
-        judgement = judge(found, "m0", turns, margin=setting.margin, share=look.share, earlier=earlier, detail=False)
+        rules: dict[str, Any] = {"compare": setting.compare, "margin": setting.margin, "share": look.share}
+        judgement = judge(found, "m0", turns, **rules, earlier=earlier, detail=False)
         if judgement.settled:
             break
         earlier = judgement.pairs
@@ -68,7 +73,8 @@ def _arrivals(setting: Setting, rng: np.random.Generator, seeds: int) -> tuple[l
     """Steps to the target by method, infinite for a miss, and the budget of steps."""
     z = rng.standard_normal((len(setting.ratios), seeds))
     slow = np.array(setting.step_times or [1.0] * len(setting.ratios))[:, None]
-    steps = STEPS * np.array(setting.ratios)[:, None] / slow * np.exp(setting.spread * z)
+    spread = setting.spread * np.array([1.0] + [setting.uneven] * (len(setting.ratios) - 1))[:, None]
+    steps = STEPS * np.array(setting.ratios)[:, None] / slow * np.exp(spread * z)
     steps = np.ceil(steps / setting.grid) * setting.grid
     quantile = float(np.quantile(np.random.default_rng(0).standard_normal(100_000), 1 - setting.missed))
     budget = math.ceil(STEPS * math.exp(setting.spread * quantile)) if setting.missed else 3 * STEPS

@@ -155,6 +155,12 @@ def race(
         bool, typer.Option("--until-decided", help="Add seeds until the verdict is reached.")
     ] = False,
     max_seeds: Annotated[int | None, typer.Option(help="The most seeds with --until-decided (default 20).")] = None,
+    compare: Annotated[
+        str,
+        typer.Option(
+            help="pairs: all with each other; baseline: each with the first alone, for races of many methods."
+        ),
+    ] = "pairs",
     margin: Annotated[float, typer.Option(help="Differences up to this factor are equivalent; 0.05 is 5 %.")] = 0.05,
     budget: Annotated[float, typer.Option(help="Factor on the workload's number of steps.")] = 1.0,
     self_tuning: Annotated[
@@ -166,7 +172,10 @@ def race(
     pruner: Annotated[
         str, typer.Option(help="Ends bad ones early: none, median, halving or hyperband.", rich_help_panel=TUNING)
     ] = "none",
-    target: Annotated[float | None, typer.Option(help="The metric to reach, instead of the workload's own.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The metric to reach instead of the workload's own; of several workloads, NAME=METRIC,…."),
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the race is kept (default: races/…).")] = None,
     storage: Annotated[
         str | None,
@@ -209,12 +218,13 @@ def race(
             seeds=seeds,
             until_decided=until_decided,
             max_seeds=max_seeds,
+            compare=compare,
             margin=margin,
             budget=budget,
             self_tuning=self_tuning,
             sampler=sampler,
             pruner=pruner,
-            target=target,
+            target=None if target is None else _target(target),
             folder=folder,
             storage=storage,
             wall_clock=None if wall_clock is None else seconds_of(wall_clock),
@@ -230,6 +240,24 @@ def race(
             typer.echo(str(result))
         if all(trial["cause"] for each in result.content["workloads"] for trial in each["trials"]):
             raise typer.Exit(UNFINISHED)
+
+
+def _target(text: str) -> float | dict[str, float]:
+    """A metric, or metrics by workload."""
+    from downslope.referee.errors import RaceError
+
+    pairs = [part.rpartition("=")[::2] for part in _words(text)]
+    try:
+        metrics = [float(metric) for _, metric in pairs]
+    except ValueError:
+        metrics = []
+    named = [name.strip() for name, _ in pairs]
+    if not metrics or len(set(named)) < len(named) or (len(named) > 1 and "" in named):
+        raise RaceError(
+            f"race: --target must be a number, or NAME=NUMBER for each workload, separated by commas; got {text!r}.",
+            bad_input=True,
+        )
+    return dict(zip(named, metrics, strict=True)) if named[0] else metrics[0]
 
 
 def _words(text: str) -> list[str]:

@@ -60,6 +60,17 @@ def test_find_and_show():
         (["race", str(TOY), "--methods", "sgd", "--pruner", "median", "--trials", "3"], "can cut none of 3 trials"),
         (["race", str(TOY), "--methods", "sgd", "--self-tuning", "--pruner", "median"], "is for tuning; leave it out"),
         (["race", str(TOY), "--methods", "sgd", "--budget", "nan"], "budget must be a finite number > 0"),
+        (["race", str(TOY), "--methods", "sgd", "--target", "high"], "--target must be a number, or NAME=NUMBER for"),
+        (
+            ["race", str(TOY), "--methods", "sgd", "--target", "toy=1,toy=2"],
+            "--target must be a number, or NAME=NUMBER",
+        ),
+        (["race", str(TOY), "--methods", "sgd", "--target", "tyo=0.9"], "target names 'tyo', which is not raced; the"),
+        (
+            ["race", str(TOY), "--methods", "sgd", "--target", "toy=inf"],
+            "target must be a finite number; got inf for toy",
+        ),
+        (["race", str(TOY), "--methods", "sgd", "--compare", "all"], "compare must be one of 'pairs', 'baseline'; got"),
         (["race", str(TOY), "--methods", "sgd", "--folder", f"{TOY}/x"], "cannot write in"),
         (["report", "no-such-folder"], "no-such-folder holds no race"),
     ],

@@ -61,7 +61,7 @@ def _curves(content: Content, w: Content, what: str, name: str) -> Figure | None
     lines = ", thin lines are seeds" if _thin_lines(runs) else ""
     caption = (
         f"{'' if what == 'metric' else 'Mean since the last evaluation. '}Median over seeds at the tuned point; the "
-        f"band reaches from the lowest to the highest of {content['plan']['seeds']}{lines}; a run that has reached the "
+        f"band reaches from the lowest to the highest{lines}; a run that has reached the "
         "target keeps its last value. Seconds are steps times the seconds per step measured apart."
     )
     return Figure(what, title, caption, _views(w, lambda f: metric_chart(content, w, what, name, f, runs)))

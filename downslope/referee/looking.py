@@ -91,6 +91,7 @@ def judge_at(
         ranked,
         plan.methods[0].label,
         timing.get("turns", {}),
+        compare=plan.compare,
         margin=plan.margin,
         share=at.share,
         earlier=at.earlier,

@@ -15,9 +15,11 @@ from downslope.referee.recipe import Recipe, candidates, known_beforehand
 from downslope.referee.sequential import Look, look_key, looks
 from downslope.referee.trust import check_fields, check_names, check_size, check_texts
 
-__all__ = ["Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan"]
+__all__ = ["COMPARE", "Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan"]
 
-FORMAT = 2
+FORMAT = 3
+COMPARE = ("pairs", "baseline")
+"""Which comparisons a race makes: of all pairs, or of each method with the first one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ class Task:
 class Plan:
     """What is raced, under which protocol, from which seed, by which version.
 
-    With `max_seeds`, a race begins with `seeds` and adds more until its verdict is reached.
+    With `max_seeds`, a race begins with `seeds` and adds more until its verdict is reached. `compare` says which
+    comparisons are made: of all `pairs`, or of each method with the `baseline`, the first one, alone.
     """
 
     workloads: tuple[Entry, ...]
@@ -79,6 +82,7 @@ class Plan:
     threads: int = field(compare=False)
     margin: float = 0.05
     max_seeds: int | None = None
+    compare: str = "pairs"
 
     def tasks(self) -> list[Task]:
         """Every run of the race in the order in which they are best done: all methods advance together."""
@@ -218,6 +222,8 @@ def plan_from(content: Mapping[str, Any]) -> Plan:
         ),
         **rest,
     )
+    if plan.compare not in COMPARE:
+        raise ValueError(f"compare {plan.compare!r}")
     for part in (plan, *plan.workloads):
         check_fields(part)
         check_texts(part)

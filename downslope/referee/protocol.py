@@ -10,7 +10,7 @@ import hashlib
 import math
 import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from downslope.referee.events import Events, Listener
 from downslope.referee.files import guard
 from downslope.referee.isolation import Household, supported
 from downslope.referee.loggers import open_events, open_loggers
-from downslope.referee.plan import Entry, Plan
+from downslope.referee.plan import COMPARE, Entry, Plan
 from downslope.referee.recipe import PRUNERS, SAMPLERS, Catalogue, Recipe, entrants
 from downslope.referee.results import Result
 from downslope.referee.store import Store
@@ -48,12 +48,13 @@ def race(
     seeds: int = 5,
     until_decided: bool = False,
     max_seeds: int | None = None,
+    compare: str = "pairs",
     margin: float = MARGIN,
     budget: float = 1.0,
     self_tuning: bool = False,
     sampler: str = "quasi-random",
     pruner: str = "none",
-    target: float | None = None,
+    target: float | Mapping[str, float] | None = None,
     folder: str | Path | None = None,
     storage: str | None = None,
     wall_clock: float | None = None,
@@ -75,13 +76,16 @@ def race(
         seeds: fresh runs at the tuned point, from which the verdict comes.
         until_decided: add seeds in stages until every comparison with the fastest and the baseline is decided.
         max_seeds: the most seeds that `until_decided` may come to; 20 if not given.
+        compare: `pairs` compares all methods with each other. `baseline` compares each with the first one alone: fewer
+            comparisons are corrected for, so that fewer seeds suffice in a race of many methods.
         margin: methods whose ratio is shown to differ by less are `equivalent`; 0.05 is 5 %.
         budget: factor on the workload's number of steps.
         self_tuning: take the cards' defaults instead of tuning.
         sampler: places the tuning trials: `quasi-random`, `random`, `tpe`, or `gp` (needs SciPy).
         pruner: ends tuning trials that fall behind: `none`, `median`, `halving` or `hyperband`; what it saves is
             reported, and not given back (see `downslope.referee.tuning`).
-        target: the metric to reach instead of the workload's own; for one workload.
+        target: the metric to reach instead of the workload's own; for several workloads, by their
+            names. A variant has its base's.
         folder: where the race is kept; by default `races/<workloads>-<fingerprint>`. The same call resumes it.
         storage: `postgresql://user@host/database`, where the race is kept for the workers of several machines; the
             folder then holds this machine's copy of the report. By default everything is in the folder.
@@ -114,7 +118,7 @@ def race(
         >>> result = ds.race("fashion-mlp", methods=["adamw", "lion"], trials=4, seeds=5)
         >>> print(result)
     """
-    most = _check_judging(seeds, until_decided, max_seeds, margin, len(methods))
+    most = _check_judging(seeds, until_decided, max_seeds, compare, margin, len(methods))
     _check_numbers(trials=trials, seeds=seeds, budget=budget, seed=seed)
     _check_tuning(self_tuning, sampler, pruner)
     clock = Clock(wall_clock)
@@ -140,6 +144,7 @@ def race(
             threads=min(threads, max(1, cores() // jobs)),
             margin=float(margin),
             max_seeds=most,
+            compare=compare,
         )
         refuse_idle_pruner(plan)
         for item, source in loaded:
@@ -162,16 +167,14 @@ def race(
             torch.set_num_threads(threads)
 
 
-def _entries(loaded: Sequence[tuple[Any, str]], budget: float, target: float | None) -> tuple[Entry, ...]:
+def _entries(
+    loaded: Sequence[tuple[Any, str]], budget: float, target: float | Mapping[str, float] | None
+) -> tuple[Entry, ...]:
     if not loaded:
         raise RaceError(
             "race: name at least one workload; `downslope workloads` lists the built-in ones.", bad_input=True
         )
-    if target is not None and len(loaded) > 1:
-        raise RaceError("race: --target is for one workload; leave it out where there are several.", bad_input=True)
-    if target is not None and not math.isfinite(target):
-        raise RaceError(f"race: target must be a finite number; got {target}.", bad_input=True)
-
+    targets = _targets([item.name for item, _ in loaded], target)
     found: list[Entry] = []
     for item, source in loaded:
         if item.name in {e.name for e in found}:
@@ -180,6 +183,8 @@ def _entries(loaded: Sequence[tuple[Any, str]], budget: float, target: float | N
         is_file = bool(source) and path.suffix == ".py" and path.is_file()
         with guard(path):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if is_file else ""
+        variant_of = getattr(item, "variant_of", "")
+        given = targets.get(item.name, targets.get(variant_of))
         found.append(
             Entry(
                 name=item.name,
@@ -187,17 +192,38 @@ def _entries(loaded: Sequence[tuple[Any, str]], budget: float, target: float | N
                 digest=digest,
                 metric_name=item.metric_name,
                 goal=item.goal,
-                target=float(item.target if target is None else target),
+                target=float(item.target) if given is None else given,
                 steps=max(1, math.ceil(item.steps * budget)),
                 evaluate_every=item.evaluate_every,
                 description=item.description,
                 data=item.data,
                 licence=item.licence,
-                target_origin=item.target_origin if target is None else "given on the command line",
-                variant_of=getattr(item, "variant_of", ""),
+                target_origin=item.target_origin if given is None else "given for this race",
+                variant_of=variant_of,
             )
         )
     return tuple(found)
+
+
+def _targets(names: Sequence[str], target: float | Mapping[str, float] | None) -> dict[str, float]:
+    """The targets that were given, by workload."""
+    if target is None:
+        return {}
+    if not isinstance(target, Mapping) and len(names) > 1:
+        raise RaceError(
+            f"race: with {len(names)} workloads a target needs the name of its own, such as {names[0]}={target}.",
+            bad_input=True,
+        )
+    given = target if isinstance(target, Mapping) else {names[0]: target}
+    for name, value in given.items():
+        if name not in names:
+            raise RaceError(
+                f"race: target names {name!r}, which is not raced; the workloads are {', '.join(names)}.",
+                bad_input=True,
+            )
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise RaceError(f"race: target must be a finite number; got {value!r} for {name}.", bad_input=True)
+    return {name: float(value) for name, value in given.items()}
 
 
 def _check_numbers(*, trials: int, seeds: int, budget: float, seed: int) -> None:
@@ -226,12 +252,16 @@ def _check_tuning(self_tuning: bool, sampler: str, pruner: str) -> None:
     refuse_missing_sampler(sampler)
 
 
-def _check_judging(seeds: Any, until_decided: Any, max_seeds: Any, margin: Any, methods: int) -> int | None:
+def _check_judging(
+    seeds: Any, until_decided: Any, max_seeds: Any, compare: Any, margin: Any, methods: int
+) -> int | None:
     """The most seeds of a sequential race, or None for a race of as many seeds as are given."""
 
     def refuse(sentence: str) -> None:
         raise RaceError(f"race: {sentence}", bad_input=True)
 
+    if compare not in COMPARE:
+        refuse(f"compare must be one of {', '.join(map(repr, COMPARE))}; got {compare!r}.")
     if isinstance(margin, bool) or not isinstance(margin, numbers.Real) or not 0 < float(margin) <= 1:
         refuse(f"margin must be a number above 0 and at most 1 (0.05 is 5 %); got {margin!r}.")
     if not isinstance(until_decided, bool):

@@ -210,9 +210,9 @@ def _comparisons(content: Content, w: Content) -> str:
         return f"{ours}<details><summary>{fold}</summary>{comparison_table(content, rest, caption)}</details>"
 
     found = ""
-    if judgement["against_fastest"]:
+    if judgement["against_fastest"] and judgement["compare"] == "pairs":
         found += table(judgement["against_fastest"], fastest, "the fastest here")
-    if judgement["against_baseline"] and fastest != baseline:
+    if judgement["against_baseline"] and (not found or fastest != baseline):
         found += table(judgement["against_baseline"], baseline, "the baseline, named first")
     if not found:
         return ""
@@ -220,7 +220,7 @@ def _comparisons(content: Content, w: Content) -> str:
         "“Takes” is this method's steps or time over the other's. “Came first” is the share of pairs of runs, one of "
         "each, in which this method arrived first. “Sees 20 %” is the chance of the test to see a difference of 20 % "
         "at the spread of these runs, “would have seen” the smallest ratio that it sees with a chance of 80 %. p is "
-        "corrected for all pairs."
+        f"corrected for {'all these comparisons' if judgement['compare'] == 'baseline' else 'all pairs'}."
     )
     return f'<h3>Is the difference real?</h3>{found}<p class="soft">{how}</p>'
 

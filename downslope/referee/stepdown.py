@@ -13,19 +13,46 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from downslope.referee.ratio import Arrivals, common
 from downslope.referee.statistics import holm
 
-__all__ = ["adjust_pairs", "pair_level"]
+__all__ = ["Family", "adjust_pairs", "pair_level"]
 
 LARGEST = 10
 """With more methods the sets are too many (2^methods), and Holm's correction over all pairs takes over."""
 PERMUTATIONS = 4000
 FIRST, PLAIN = 400, 0.25
 """So many permutations are tried first; where more than this share of them is as extreme, they suffice."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The pairs of methods whose comparisons share one level: all of them, or those with the `baseline` alone."""
+
+    methods: tuple[str, ...]
+    baseline: str | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs, in the order of the methods."""
+        every = itertools.combinations(self.methods, 2)
+        return [pair for pair in every if self.baseline is None or self.baseline in pair]
+
+    def adjust(
+        self, groups: Mapping[str, Arrivals], pair_p: Mapping[tuple[str, str], float], until: float = 1.0
+    ) -> dict[tuple[str, str], float]:
+        """Adjusted p of every pair (`adjust_pairs`); with a baseline, Holm's."""
+        if self.baseline is None:
+            return adjust_pairs(groups, pair_p, until)
+        return dict(zip(pair_p, holm(list(pair_p.values())), strict=True))
+
+    def alone(self, level: float) -> float:
+        """What the p of a single pair must not exceed, whatever the other methods do."""
+        return pair_level(level, len(self.methods)) if self.baseline is None else level / max(1, len(self.methods) - 1)
 
 
 def adjust_pairs(

@@ -4,10 +4,11 @@ Every pair of methods gets one of four words, by steps to the target and by time
 
 - `better` or `worse`: an exact permutation test (`separation_test`) refutes that both are alike. All pairs of a
   workload form one family (`adjust_pairs`): the chance of any wrong `better` or `worse` among them is at most the
-  level, whichever of them are looked at, those with the baseline, those with the fastest, or all.
+  level, whichever of them are looked at, those with the baseline, those with the fastest, or all. In a race that
+  compares with the baseline alone, those pairs are the family, with Holm's correction.
 - `equivalent`: two one-sided tests (`equivalence`) refute that the ratio of the two lies outside the margin, with
-  Holm's correction over all pairs. The chance of any wrong `equivalent` is at most the level too. Where a difference is
-  certain but certainly within the margin, this is the word.
+  Holm's correction over the family. The chance of any wrong `equivalent` is at most the level too. Where a difference
+  is certain but certainly within the margin, this is the word.
 - `no evidence`: neither.
 
 For time, a method's steps are multiplied by seconds per step, which are measured too: the ratio of the two methods'
@@ -18,7 +19,6 @@ evaluations, which are further apart in seconds where steps are dearer. Of the 5
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +27,10 @@ from downslope.referee.power import PLANTED, Power
 from downslope.referee.ratio import Arrivals, compare, equivalence, ratio
 from downslope.referee.standing import Standing
 from downslope.referee.statistics import Estimate, Test, holm, smallest_p
-from downslope.referee.stepdown import adjust_pairs, pair_level
+from downslope.referee.stepdown import Family
 from downslope.referee.timing import ratio_interval
 
-__all__ = ["LEVEL", "MARGIN", "Comparison", "Judgement", "judge", "least_seeds"]
+__all__ = ["DECIDED", "LEVEL", "MARGIN", "Comparison", "Judgement", "judge", "least_seeds"]
 
 LEVEL = 0.05
 MARGIN = 0.05
@@ -94,11 +94,12 @@ def _inverse(x: float | None) -> float | None:
 class Judgement:
     """All comparisons of one workload: against the baseline, against the fastest, and of all pairs.
 
-    `decided` says that each method has a word against the fastest other than `no evidence`; `tied` names those that
-    have not.
+    Where `compare` is `baseline`, the baseline's are all there are. `decided` says that each method has a word other
+    than `no evidence` against the fastest, or, in such a race, against the baseline; `tied` names those that have not.
     """
 
     measure: str
+    compare: str
     fastest: str | None
     decided: bool
     against_baseline: tuple[Comparison, ...]
@@ -108,6 +109,12 @@ class Judgement:
     level: float
     margin: float
     note: str
+
+    @property
+    def deciding(self) -> list[Comparison]:
+        """The comparisons that the verdict is made of."""
+        ours = self.against_baseline if self.compare == "baseline" else self.against_fastest
+        return [c for c in ours if c.measure == self.measure]
 
     @property
     def settled(self) -> bool:
@@ -121,6 +128,7 @@ def judge(
     baseline: str,
     turns: Mapping[str, Sequence[float]],
     *,
+    compare: str = "pairs",
     margin: float = MARGIN,
     share: float = 1.0,
     earlier: Sequence[Comparison] = (),
@@ -132,6 +140,7 @@ def judge(
         standings: the methods, the fastest first.
         baseline: the method that was named first.
         turns: timings by method; none to judge by steps alone.
+        compare: `pairs` compares all with each other, `baseline` each method with the baseline alone.
         margin: differences up to this factor are equivalent.
         share: the part of the level that may be spent now, where the race is judged several times.
         earlier: comparisons of an earlier judgement of the same race; its words stand.
@@ -139,30 +148,37 @@ def judge(
     """
     timed = all(s.label in turns for s in standings if s.tuned is not None) and bool(turns)
     pairs: list[Comparison] = []
+    family = Family(tuple(s.label for s in standings), baseline if compare == "baseline" else None)
     for measure in ("steps", "time") if timed else ("steps",):
-        pairs += _Measure(standings, measure, turns if measure == "time" else {}, margin, share).pairs(earlier, detail)
+        known = turns if measure == "time" else {}
+        pairs += _Measure(standings, family, measure, known, margin, share).pairs(earlier, detail)
     leader = standings[0] if standings and standings[0].hits else None
-    measure = "time" if timed else "steps"
-    others, n = [s.label for s in standings], len(standings)
-    with_leader = _against(pairs, leader.label, others) if leader else []
-    tied = tuple(c.label for c in with_leader if c.measure == measure and c.word not in DECIDED)
-    return Judgement(
-        measure=measure,
+    others = [s.label for s in standings]
+    found = Judgement(
+        measure="time" if timed else "steps",
+        compare=compare,
         fastest=leader.label if leader else None,
-        decided=bool(with_leader) and not tied,
+        decided=False,
         against_baseline=tuple(_against(pairs, baseline, others)),
-        against_fastest=tuple(with_leader),
+        against_fastest=tuple(_against(pairs, leader.label, others) if leader else ()),
         pairs=tuple(pairs),
-        tied=tied,
-        level=_level(measure) * share,
+        tied=(),
+        level=_level("time" if timed else "steps") * share,
         margin=margin,
-        note=next((c.note for c in with_leader if c.measure == measure and c.label in tied and _hopeless(c, n)), ""),
+        note="",
+    )
+    tied = [c for c in found.deciding if c.word not in DECIDED]
+    return replace(
+        found,
+        decided=bool(leader and found.deciding) and not tied,
+        tied=tuple(c.label for c in tied),
+        note=next((c.note for c in tied if _hopeless(c, family)), ""),
     )
 
 
-def _hopeless(c: Comparison, methods: int) -> bool:
+def _hopeless(c: Comparison, family: Family) -> bool:
     """Whether so few runs cannot show a difference, however large."""
-    return smallest_p(*c.runs) > pair_level(c.level, methods)
+    return smallest_p(*c.runs) > family.alone(c.level)
 
 
 def _level(measure: str) -> float:
@@ -176,17 +192,18 @@ def _against(pairs: Sequence[Comparison], label: str, others: Sequence[str]) -> 
 
 
 class _Measure:
-    """All pairs of a workload's methods by one measure."""
+    """All pairs that are compared on a workload, by one measure."""
 
     def __init__(
         self,
         standings: Sequence[Standing],
+        family: Family,
         measure: str,
         turns: Mapping[str, Sequence[float]],
         margin: float,
         share: float,
     ) -> None:
-        self.measure, self.turns, self.margin = measure, turns, margin
+        self.family, self.measure, self.turns, self.margin = family, measure, turns, margin
         self.level = _level(measure) * share
         self.coverage = 1 - _level(measure)
         self.steps = {s.label: Arrivals(s.arrivals, s.budget, s.grid) for s in standings}
@@ -194,12 +211,12 @@ class _Measure:
 
     def pairs(self, earlier: Sequence[Comparison], detail: bool) -> list[Comparison]:
         """Every pair with its word."""
-        pairs = list(itertools.combinations(self.steps, 2))
+        pairs = self.family.pairs
         bounds = {pair: self._bounds(pair) for pair in pairs}
         tests = {pair: self._test(pair, bounds[pair]) for pair in pairs}
         groups = {label: runs.scaled(self.seconds[label]) for label, runs in self.steps.items()}
         until = 1.0 if detail else self.level
-        different = adjust_pairs(groups, {pair: test.p for pair, test in tests.items()}, until)
+        different = self.family.adjust(groups, {pair: test.p for pair, test in tests.items()}, until)
         alike = [equivalence(self.steps[a], self.steps[b], self.margin, bounds[a, b]) for a, b in pairs]
         same = dict(zip(pairs, holm([each.p for each in alike]), strict=True))
         both = [c for each in earlier for c in (each, each.swapped())]
@@ -256,17 +273,17 @@ class _Measure:
     def _detailed(self, c: Comparison, bounds: tuple[float, float]) -> Comparison:
         c = replace(c, ratio=ratio(self.steps[c.label], self.steps[c.against], bounds, self.coverage))
         a, b = (self.steps[x].scaled(self.seconds[x]) for x in (c.label, c.against))
-        level = pair_level(self.level, len(self.steps))
+        level = self.family.alone(self.level)
         seen = Power(a, b, level, timing=math.sqrt(bounds[1] / bounds[0]))
         return replace(c, power=seen.at(PLANTED), detectable=seen.detectable()) if seen.known else c
 
     def _note(self, c: Comparison, resolved: bool, pairs: int) -> str:
         """Why no other word was possible, if so."""
         n, m = c.runs
-        level = pair_level(self.level, len(self.steps))
+        level = self.family.alone(self.level)
         if c.word in DECIDED:
             return ""
-        if _hopeless(c, len(self.steps)):
+        if _hopeless(c, self.family):
             which = "no evidence" if not resolved or smallest_p(n, m) / 2 * pairs > self.level else "no better or worse"
             among = f" (in a family of {len(self.steps)} methods)" if len(self.steps) > 2 else ""
             return (

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from downslope.referee.board import duration
 from downslope.referee.plan import Entry
 from downslope.referee.standing import Standing
-from downslope.referee.verdict import LEVEL, Comparison, Judgement
+from downslope.referee.verdict import DECIDED, LEVEL, Comparison, Judgement
 
 __all__ = ["listing", "number", "overall_sentence", "percent", "workload_sentence"]
+
+FEW = 4
+"""So many methods without evidence are named; of more, their number is told."""
 
 
 def workload_sentence(entry: Entry, standings: Sequence[Standing], judgement: Judgement) -> str:
@@ -31,11 +34,15 @@ def workload_sentence(entry: Entry, standings: Sequence[Standing], judgement: Ju
             f"{leader.label} reached {goal} on {entry.name} in {reach} ({hits}); there was nothing to compare it with."
         )
     ahead = _ahead(leader, standings[1:], judgement)
-    ours = [c for c in judgement.against_fastest if c.measure == judgement.measure]
+    ours = judgement.deciding
+    if judgement.compare == "baseline":
+        found = f"{leader.label} was ahead to {goal} on {entry.name}: {reach} ({hits}), {ahead}."
+        return f"{found} {_with_baseline(judgement)} {_strength(judgement)}"
     if judgement.decided:
         found = f"{_findings(ours, judgement)}."
         verb = "is the fastest" if any(c.word == "worse" for c in ours) else "was ahead"
-        return f"{leader.label} {verb} to {goal} on {entry.name}: {reach} ({hits}), {ahead}; {found} {_strength(ours)}"
+        sentence = f"{leader.label} {verb} to {goal} on {entry.name}: {reach} ({hits}), {ahead}; {found}"
+        return f"{sentence} {_strength(judgement)}"
     if judgement.note:
         why = judgement.note
     else:
@@ -45,7 +52,28 @@ def workload_sentence(entry: Entry, standings: Sequence[Standing], judgement: Ju
     decided = [c for c in ours if c.label not in judgement.tied]
     also = f"; it is {_findings(decided, judgement)}" if decided else ""
     found = f"{leader.label} was ahead to {goal} on {entry.name}: {reach} ({hits}), {ahead}; but {why}{also}."
-    return f"{found} {_strength(ours)}"
+    return f"{found} {_strength(judgement)}"
+
+
+def _with_baseline(judgement: Judgement) -> str:
+    """What each word was said of, where each method was compared with the baseline alone."""
+    ours = judgement.deciding
+    said = []
+    for word in DECIDED:
+        found = [c for c in ours if c.word == word]
+        if found:
+            verb = "are" if len(found) > 1 else "is"
+            what = f"equivalent to it within {percent(judgement.margin)}" if word == "equivalent" else word
+            names = listing([c.label for c in found], "and")
+            said.append(f"{names} {verb} {what} (p ≤ {number(max(c.adjusted for c in found), 2)})")
+    rest = [c for c in ours if c.word not in DECIDED]
+    if judgement.note:
+        said.append(judgement.note)
+    elif rest:
+        whom = listing([c.label for c in rest], "and") if len(rest) <= FEW else f"the {len(rest)} others"
+        whom = f"any of the {len(rest)} methods" if not said and len(rest) > FEW else whom
+        said.append(f"no evidence on {whom} (smallest p = {number(min(c.adjusted for c in rest), 2)})")
+    return f"Against {ours[0].against}: {'; '.join(said)}{_by_steps(judgement)}."
 
 
 def _findings(decided: Sequence[Comparison], judgement: Judgement) -> str:
@@ -64,9 +92,11 @@ def _findings(decided: Sequence[Comparison], judgement: Judgement) -> str:
     return ", ".join(parts)
 
 
-def _strength(ours: Sequence[Comparison]) -> str:
+def _strength(judgement: Judgement) -> str:
     """Test and level, and what so many runs of this spread could have shown."""
-    test = f"Exact permutation tests, level {percent(LEVEL)} over all pairs"
+    ours = judgement.deciding
+    family = "these comparisons" if judgement.compare == "baseline" else "all pairs"
+    test = f"Exact permutation tests, level {percent(LEVEL)} over {family}"
     seen = [c for c in ours if c.power is not None]
     if not seen:
         return f"{test}; the runs do not tell what difference they could have shown."
@@ -87,11 +117,12 @@ def _by_steps(judgement: Judgement) -> str:
     if judgement.measure != "time":
         return ""
     said = ""
-    for word, what in (
-        ("worse", "it does need fewer steps than"),
-        ("better", "fewer steps were enough for"),
-    ):
-        steps = [c for c in judgement.against_fastest if c.measure == "steps" and c.word == word]
+    fewer, more = "it does need fewer steps than", "fewer steps were enough for"
+    ours, whats = judgement.against_fastest, (("worse", fewer), ("better", more))
+    if judgement.compare == "baseline":
+        ours, whats = judgement.against_baseline, (("better", more), ("worse", "more steps were needed by"))
+    for word, what in whats:
+        steps = [c for c in ours if c.measure == "steps" and c.word == word]
         found = [c for c in steps if c.label in judgement.tied]
         if found:
             p = number(max(c.adjusted for c in found), 2)

@@ -266,6 +266,15 @@ def test_budget_and_target_change_the_plan(toy: Workload, tmp_path: Path, small:
         race(toy, folder=tmp_path / "race", budget=0.1, **small | {"seeds": 1, "trials": 1})
 
 
+def test_targets_of_several_workloads_are_given_by_name(toy: Workload, tmp_path: Path, small: dict[str, Any]):
+    others = [replace(toy, name="b"), replace(toy, name="toy@wide", variant_of="toy")]
+    few = small | {"seeds": 1, "trials": 1}
+    result = race([toy, *others], folder=tmp_path / "race", target={"toy": 0.7}, **few)
+    found = {w["name"]: (w["workload"]["target"], w["workload"]["target_origin"]) for w in result.content["workloads"]}
+    given = (0.7, "given for this race")
+    assert found == {"toy": given, "b": (toy.target, toy.target_origin), "toy@wide": given}
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -277,7 +286,9 @@ def test_budget_and_target_change_the_plan(toy: Workload, tmp_path: Path, small:
         ({"sampler": "sobol"}, "race: sampler must be one of 'quasi-random', 'random', 'tpe', 'gp'; got 'sobol'"),
         ({"pruner": "asha"}, "race: pruner must be one of 'none', 'median', 'halving', 'hyperband'; got 'asha'"),
         ({"self_tuning": True, "pruner": "median"}, "race: pruner 'median' is for tuning; leave it out with self_tun"),
-        ({"target": math.inf}, r"race: target must be a finite number; got inf\."),
+        ({"target": math.inf}, r"race: target must be a finite number; got inf for toy\."),
+        ({"target": {"toy": "high"}}, r"race: target must be a finite number; got 'high' for toy\."),
+        ({"target": {"tyo": 0.5}}, r"race: target names 'tyo', which is not raced; the workloads are toy\."),
         ({"methods": []}, "race: methods must name at least one method"),
         (
             {"methods": ["sophia"]},
@@ -317,7 +328,7 @@ def test_bad_workloads_are_refused_with_the_place(toy: Workload, tmp_path: Path,
     assert not (tmp_path / "race").exists()
     with pytest.raises(RaceError, match="is named twice"):
         race([toy, toy], folder=tmp_path / "race", **small)
-    with pytest.raises(RaceError, match="--target is for one workload"):
+    with pytest.raises(RaceError, match=r"with 2 workloads a target needs the name of its own, such as toy=0\.5"):
         race([toy, replace(toy, name="b")], folder=tmp_path / "race", target=0.5, **small)
     with pytest.raises(RaceError, match="name at least one workload"):
         race([], folder=tmp_path / "race", **small)
