@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 
 from downslope.referee.words import number
@@ -16,6 +16,7 @@ __all__ = [
     "NARROW",
     "SMALL",
     "STYLE",
+    "TONES",
     "WIDE",
     "Axis",
     "Band",
@@ -33,6 +34,9 @@ TONES = 8
 """Colours before lines begin to repeat them with dashes."""
 LETTER = 6.6
 """The width to reserve for a letter of an axis' labels."""
+
+ROW = 18
+"""Pixels of a row with a name."""
 
 STYLE = """
 .chart { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -165,23 +169,32 @@ class Rule:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one method draws; `hover` are the points that can be asked for: (x, y, text)."""
+    """What one method draws; `hover` are the points that can be asked for: (x, y, text).
+
+    One that is `hidden` shows on a page when it is asked for, and is not in a file.
+    """
 
     method: int
     label: str
     shapes: tuple[Line | Band | Dot | Bar, ...]
     hover: tuple[tuple[float, float, str], ...] = ()
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: two axes and the layers of the methods, the last one on top."""
+    """A chart: two axes and the layers of the methods, the last one on top; with `rows`, each has one of its own."""
 
     title: str
     x: Axis
     y: Axis
     layers: tuple[Layer, ...] = field(default=())
     rules: tuple[Rule, ...] = ()
+    rows: int = 0
+
+    def fitted(self, size: Size) -> Size:
+        """The size, higher where its rows need it."""
+        return Size(size.width, max(size.height, 54 + ROW * self.rows))
 
 
 @dataclass(frozen=True)
@@ -222,6 +235,9 @@ def draw(chart: Chart, size: Size, key: str, *, page: bool = False) -> str:
 
     `key` must be unique in a page and consist of letters, digits and hyphens.
     """
+    size = chart.fitted(size)
+    if not page:
+        chart = replace(chart, layers=tuple(layer for layer in chart.layers if not layer.hidden))
     body, frame = _body(chart, size, key)
     legend, below = _legend(chart, size)
     full = f"0 -34 {size.width} {size.height + 34 + below}"
@@ -309,7 +325,8 @@ def _rule(rule: Rule, frame: _Frame) -> tuple[str, str]:
 
 def _layer(layer: Layer, frame: _Frame) -> str:
     shapes = "".join(_shape(shape, frame, dashed=layer.method >= TONES) for shape in layer.shapes)
-    return f'<g class="m t{layer.method % TONES}" data-m="{layer.method}">{shapes}</g>'
+    hidden = " off" if layer.hidden else ""
+    return f'<g class="m t{layer.method % TONES}{hidden}" data-m="{layer.method}">{shapes}</g>'
 
 
 def _shape(shape: Line | Band | Dot | Bar, frame: _Frame, *, dashed: bool) -> str:
@@ -366,15 +383,16 @@ def _path(points: Iterable[tuple[float, float]], frame: _Frame) -> str:
 def _legend(chart: Chart, size: Size) -> tuple[str, int]:
     """The names of the methods below the plot, in rows, and the height that they take."""
     x, y, parts = 12.0, size.height + 18.0, []
-    names = dict.fromkeys((layer.method, layer.label) for layer in reversed(chart.layers))
-    for method, label in names:
+    names = dict.fromkeys((layer.method, layer.label, layer.hidden) for layer in reversed(chart.layers))
+    for method, label, hidden in names:
+        kind = f"m t{method % TONES}{' off' if hidden else ''}"
         shown = label if len(label) <= 32 else label[:31] + "…"
         wide = 38 + 7.2 * len(shown)
         if x + wide > size.width and x > 12:
             x, y = 12.0, y + 20
         dashes = ' stroke-dasharray="7 4"' if method >= TONES else ""
         parts.append(
-            f'<g class="m t{method % TONES}" data-m="{method}"><path d="M{_numbers(x, y)}h16" stroke="currentColor" '
+            f'<g class="{kind}" data-m="{method}"><path d="M{_numbers(x, y)}h16" stroke="currentColor" '
             f'stroke-width="3"{dashes}/><text x="{_numbers(x + 22)}" y="{_numbers(y + 4)}">{escape(shown)}</text></g>'
         )
         x += wide

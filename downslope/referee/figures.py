@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from downslope.referee.draw import Axis, Band, Bar, Chart, Dot, Figure, Layer, Line, Rule
-from downslope.referee.series import Curve, curve_range, median_curve, method_index, pace, seed_runs, thin
+from downslope.referee.draw import TONES, Axis, Band, Bar, Chart, Dot, Figure, Layer, Line, Rule
+from downslope.referee.series import Curve, curve_range, leading, median_curve, method_index, pace, seed_runs, thin
 from downslope.referee.spaces import hyper_figures
 from downslope.referee.words import number, percent, seconds_text
 
@@ -28,7 +29,19 @@ def workload_figures(content: Content, w: Content) -> list[Figure]:
     if any(s["best_after"] for s in w["standings"]):
         found.append(_tuning(content, w))
     found += [_cost(content, w), _memory(content, w)]
-    return [f for f in found if f is not None] + hyper_figures(content, w)
+    shown = leading(content, [s["label"] for s in w["standings"]])
+    return [_opened(f, shown) for f in (*found, *hyper_figures(content, w)) if f is not None]
+
+
+def _opened(figure: Figure, shown: Sequence[str]) -> Figure:
+    """A figure in which only some methods are seen at first, where all would be too many."""
+    return replace(figure, charts={by: _uncrowded(chart, shown) for by, chart in figure.charts.items()})
+
+
+def _uncrowded(chart: Chart, shown: Sequence[str]) -> Chart:
+    if len(chart.layers) <= TONES or chart.rows:
+        return chart
+    return replace(chart, layers=tuple(replace(each, hidden=each.label not in shown) for each in chart.layers))
 
 
 def _views(w: Content, build: Any) -> dict[str, Chart]:
@@ -80,7 +93,7 @@ def metric_chart(
     runs: Mapping[str, Sequence[Any]] | None = None,
 ) -> Chart:
     """Curves with bands; by step, or by second where `factors` gives each method's seconds per step."""
-    entry = w["workload"]
+    entry, shown = w["workload"], leading(content, [s["label"] for s in w["standings"]])
     runs = runs if runs is not None else {s["label"]: seed_runs(w, s["label"]) for s in w["standings"]}
     curves = {label: median_curve(r, what) for label, r in runs.items()}
     target = entry["target"] if what == "metric" else None
@@ -89,11 +102,12 @@ def metric_chart(
         for label in reversed(list(curves))
         if curves[label]["step"]
     ]
-    low, high = curve_range(list(curves.values()), target) or (0.0, 1.0)
+    low, high = curve_range([curves[label] for label in shown], target) or (0.0, 1.0)
     ends = [c["step"][-1] * _x(factors, label) for label, c in curves.items() if c["step"]]
     rules = (Rule(target, f"target {number(target)}"),) if target is not None else ()
     x = Axis(_unit(factors), 0.0, max(ends, default=1.0) or 1.0)
-    return Chart(f"{w['name']}: {name} by {_word(factors)}", x, Axis(name, low, high), tuple(layers), rules)
+    chart = Chart(f"{w['name']}: {name} by {_word(factors)}", x, Axis(name, low, high), tuple(layers), rules)
+    return _uncrowded(chart, shown)
 
 
 def _word(factors: Mapping[str, float] | None) -> str:
@@ -175,7 +189,7 @@ def _arrivals_chart(content: Content, w: Content, factors: Mapping[str, float] |
     title = f"{'steps' if factors is None else 'seconds'} to the target"
     x = Axis(title, 0.0, missed * 1.04 if anything else longest * 1.06)
     rules = (Rule(budget, "missed", upright=True),) if anything else ()
-    return Chart(f"{w['name']}: {title}", x, _names(ordered), tuple(layers), rules)
+    return Chart(f"{w['name']}: {title}", x, _names(ordered), tuple(layers), rules, rows=len(ordered))
 
 
 def _names(ordered: Sequence[Content]) -> Axis:
@@ -237,9 +251,8 @@ def _cost(content: Content, w: Content) -> Figure | None:
         "Milliseconds of one training step, measured apart in turns (full mark, with its interval), and of the "
         "optimizer alone (open mark)."
     )
-    chart = Chart(
-        f"{w['name']}: time per step", Axis("milliseconds per step", 0.0, most * 1.08), _names(ordered), tuple(layers)
-    )
+    x = Axis("milliseconds per step", 0.0, most * 1.08)
+    chart = Chart(f"{w['name']}: time per step", x, _names(ordered), tuple(layers), rows=len(ordered))
     return Figure("cost", "Time per step", caption, {"": chart})
 
 
@@ -263,7 +276,8 @@ def _memory(content: Content, w: Content) -> Figure | None:
         "Pale: the peak that training added to a fresh process. Full: the optimizer's state, which stays between "
         "steps. 1 MB is a million bytes."
     )
-    chart = Chart(f"{w['name']}: memory", Axis("MB", 0.0, most * 1.08 or 1.0), _names(ordered), tuple(layers))
+    x = Axis("MB", 0.0, most * 1.08 or 1.0)
+    chart = Chart(f"{w['name']}: memory", x, _names(ordered), tuple(layers), rows=len(ordered))
     return Figure("memory", "Memory", caption, {"": chart})
 
 
@@ -288,4 +302,5 @@ def profile_figure(content: Content) -> Figure | None:
         "the area under this curve, as AlgoPerf defines it: 1 is the fastest everywhere."
     )
     chart = Chart("Performance profile over workloads", x, y, tuple(reversed(layers)))
-    return Figure("profile", "Performance profile", caption, {"": chart})
+    shown = leading(content, [place["label"] for place in content["order"]])
+    return _opened(Figure("profile", "Performance profile", caption, {"": chart}), shown)

@@ -15,7 +15,7 @@ from downslope.referee.errors import RaceError
 from downslope.referee.figures import profile_figure, workload_figures
 from downslope.referee.files import write_text
 from downslope.referee.picture import picture, pictures
-from downslope.referee.series import method_index
+from downslope.referee.series import leading, method_index
 from downslope.referee.tables import badge, comparison_table, method_name, order_table, standing_table
 from downslope.referee.words import listing, number, percent
 
@@ -120,6 +120,7 @@ def _section(content: Content, w: Content, key: str, hover: dict[str, Any]) -> s
         f"<p>{escape(entry['description'])}</p>" if entry["description"] else "",
         _verdict(w["verdict"], 'p class="verdict"').replace('</p class="verdict">', "</p>") if several else "",
         '<ul class="facts">' + "".join(_fact(k, v) for k, v in facts.items() if v) + "</ul>",
+        _crowd(content, w),
         f'<div class="bar">{_chips(content, w)}{_switch(figures)}</div>',
         f'<div class="grid">{large}</div>',
         standing_table(content, w),
@@ -141,12 +142,26 @@ def _fact(name: str, text: str) -> str:
 
 
 def _chips(content: Content, w: Content) -> str:
+    labels = [s["label"] for s in w["standings"]]
+    shown = leading(content, labels)
     chips = "".join(
-        f'<button type="button" class="chip t{method_index(content, s["label"]) % TONES}" aria-pressed="true" '
-        f'value="{method_index(content, s["label"])}">{escape(s["label"])}</button>'
-        for s in w["standings"]
+        f'<button type="button" class="chip t{method_index(content, label) % TONES}" '
+        f'aria-pressed="{str(label in shown).lower()}" value="{method_index(content, label)}">{escape(label)}</button>'
+        for label in labels
     )
     return f'<div class="chips" role="group" aria-label="Show methods">{chips}</div>'
+
+
+def _crowd(content: Content, w: Content) -> str:
+    """Which methods the figures begin with, where all would be too many."""
+    labels = [s["label"] for s in w["standings"]]
+    first = len(leading(content, labels))
+    if first == len(labels):
+        return ""
+    return (
+        f'<p class="soft">The curves begin with {first} of {len(labels)} methods, the fastest and the baseline; a name '
+        f"shows or hides its method.</p>"
+    )
 
 
 def _switch(figures: Sequence[Figure]) -> str:

@@ -8,15 +8,35 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Curve", "curve_range", "median_curve", "method_index", "pace", "seed_runs", "thin"]
+from downslope.referee.draw import TONES
+
+__all__ = ["Curve", "curve_range", "leading", "median_curve", "method_index", "pace", "seed_runs", "thin"]
 
 Run = Mapping[str, Sequence[float | None]]
 Curve = dict[str, list[float]]
 
 
 def method_index(content: Mapping[str, Any], label: str) -> int:
-    """The number of a method in its race: its colour, the same everywhere in a report."""
-    return [m["label"] for m in content["plan"]["methods"]].index(label)
+    """The number of a method in its race: its colour, the same everywhere in a report.
+
+    Few methods are numbered as they were named. Of more than there are colours, the first ones have colours of their
+    own: the baseline, then the methods as they came out.
+    """
+    labels = [m["label"] for m in content["plan"]["methods"]]
+    if len(labels) > TONES:
+        baseline, placed = labels[0], [place["label"] for place in content["order"]]
+        labels = [baseline, *(each for each in placed if each != baseline)]
+    return labels.index(label)
+
+
+def leading(content: Mapping[str, Any], ranked: Sequence[str]) -> list[str]:
+    """The methods that a figure shows at first: all, or of more than there are colours the first ones and the
+    baseline."""
+    if len(ranked) <= TONES:
+        return list(ranked)
+    baseline = content["plan"]["methods"][0]["label"]
+    first = list(ranked[:TONES])
+    return first if baseline in first else [*first[:-1], baseline]
 
 
 def seed_runs(w: Mapping[str, Any], label: str) -> list[dict[str, list[Any]]]:

@@ -54,7 +54,7 @@ class FinishedRace:
     def _record(self, task: Task) -> Record:
         chance = random.Random(task.key.rpartition("/")[0].rpartition("/")[2] + str(task.index) + task.phase)
         kind = [m.label for m in self.plan.methods].index(task.label)
-        pace = (0.012, 0.02, 0.004)[kind] * chance.uniform(0.8, 1.3)
+        pace = (0.012, 0.02, 0.004)[kind % 3] * chance.uniform(0.8, 1.3)
         curve = [
             Point(step, None if step == 0 else value - 0.02, value, step * 0.01)
             for step in range(0, STEPS + 1, 20)

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,10 +15,10 @@ import pytest
 
 from downslope.referee.draw import DARK, STYLE, WIDE, Axis, Chart, Dot, Layer, Line, draw
 from downslope.referee.errors import RaceError
-from downslope.referee.figures import profile_figure, workload_figures
+from downslope.referee.figures import metric_chart, profile_figure, workload_figures
 from downslope.referee.picture import picture, pictures, raster, write_png
 from downslope.referee.report import write
-from downslope.referee.series import curve_range, median_curve, thin
+from downslope.referee.series import curve_range, leading, median_curve, method_index, thin
 from tests.referee.sample import content
 
 LABELS = {"adamw": "adamw", "lion": "lion", "wild": "sgd"}
@@ -203,6 +204,43 @@ def test_files_stand_alone(results: dict[str, Any]):
     inner = panels.findall(f"{SVG}svg")
     assert [p.get("x") for p in inner] == ["0", "480"]
     assert int(panels.get("height", "")) == max(int(p.get("height", "")) for p in inner) > 300
+
+
+def test_of_many_methods_the_curves_begin_with_the_first_and_the_baseline():
+    many = content(["w"], {f"m{i}": ("adamw", "lion", "sgd")[i % 3] for i in range(12)})
+    (w,) = many["workloads"]
+    ranked = [s["label"] for s in w["standings"]]
+    many["order"] = [{"label": label, "targets": 1, "factor": 1.0} for label in ranked]
+    slow = ranked[-1]
+    many["plan"]["methods"].sort(key=lambda m: m["label"] != slow)  # the baseline is named first
+    shown = leading(many, ranked)
+    assert shown == [*ranked[:7], slow]
+    assert method_index(many, slow) == 0
+    assert sorted(method_index(many, label) for label in shown) == list(range(8))  # each with a colour of its own
+    figures = {f.key: f for f in workload_figures(many, w)}
+    for key in ("metric", "loss", "waiting", "tuning"):
+        for chart in figures[key].charts.values():
+            assert {layer.label for layer in chart.layers if not layer.hidden} == set(shown)
+    assert not any(layer.hidden for layer in figures["arrivals"].charts["step"].layers)  # they have rows of their own
+    betas = next(f for f in figures.values() if f.title == "betas").charts[""]
+    assert len(betas.layers) == 4
+    assert not any(layer.hidden for layer in betas.layers)  # few methods have it: nothing is crowded
+    chart = figures["metric"].charts["step"]
+    assert _methods(draw(chart, WIDE, "c", page=True), off=True) == {method_index(many, x) for x in ranked[7:-1]}
+    assert _methods(draw(chart, WIDE, "c")) == set(range(8))
+    assert (
+        chart.y
+        == metric_chart(many, w | {"standings": w["standings"][:7] + w["standings"][-1:]}, "metric", "made up").y
+    )
+    tall = ElementTree.fromstring(draw(figures["arrivals"].charts["step"], WIDE, "c", page=True))
+    assert float(tall.get("viewBox", "").split()[3]) == WIDE.height > 54 + 18 * 12
+    high = ElementTree.fromstring(draw(replace(figures["arrivals"].charts["step"], rows=30), WIDE, "c", page=True))
+    assert float(high.get("viewBox", "").split()[3]) == 54 + 18 * 30
+
+
+def _methods(svg: str, *, off: bool = False) -> set[int]:
+    groups = [g for g in ElementTree.fromstring(svg).iter(f"{SVG}g") if g.get("data-m")]
+    return {int(g.get("data-m", "")) for g in groups if ("off" in g.get("class", "").split()) == off}
 
 
 def test_names_that_leave_nothing_for_a_file_are_numbered():

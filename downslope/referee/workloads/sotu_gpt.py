@@ -28,9 +28,9 @@ CARD = Card(
     data="Annual messages of the presidents of the United States 1790-1928, 7.9 million characters; every 14th "
     "message, ten in all, held out for validation",
     licence="public domain",
-    target_origin="A trigram model with back-off reaches 2.61. AdamW, NadamW and SGD with Nesterov's momentum, 50 points "
-    "each, for three quarters of the budget: the best is NadamW (lr 0.00378, weight decay 0.00178); the median of ten "
-    "seeds there, 2.449, is rounded to the easier side; 0, 4 and 0 of the 50 points reach it",
+    target_origin="A trigram model with back-off reaches 2.61. AdamW, NadamW and SGD with Nesterov's momentum, 50 "
+    "points each, for three quarters of the budget: the best is NadamW (lr 0.00378, weight decay 0.00178); the median "
+    "of ten seeds there, 2.449, is rounded to the easier side; 0, 4 and 0 of the 50 points reach it",
     variants={
         "post-norm": ("normalisation after each sum, not before each part", {"post_norm": True}),
         "wide": ("a width of 128", {"width": 128}),
