@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -132,15 +133,37 @@ class Board:
         head.overflow = "ellipsis"
         drawn: list[RenderableType] = [head]
         plan = self._source.plan
-        room = self._console.height - 3
-        fits = len(plan.workloads) * (len(plan.methods) + 2) <= room
+        room = self._console.height - 3 - len(plan.workloads)
+        mine = {
+            w.name: [c for c in self._claims if self._source.tasks[c.task].workload == w.name] for w in plan.workloads
+        }
+        shown = [w.name for w in plan.workloads]
+        if len(shown) * (len(plan.methods) + 1) > room:
+            shown = [name for name in shown if self._runs(f"{name}/", mine[name])]
         for w in plan.workloads:
-            mine = [c for c in self._claims if self._source.tasks[c.task].workload == w.name]
-            open_now = any(c.state == "running" for c in mine) or any(k.startswith(f"{w.name}/") for k in self._running)
-            drawn.append(self._title(w, mine))
-            if fits or open_now:
-                drawn.append(self._table(w))
+            drawn.append(self._title(w, mine[w.name]))
+            if w.name in shown:
+                drawn.append(self._table(w, max(4, room // len(shown) - 1)))
         return Group(*drawn)
+
+    def _runs(self, prefix: str, claims: Sequence[Claim]) -> bool:
+        """Whether a trial of a workload, or of a method on it, runs here or elsewhere."""
+        elsewhere = any(c.state == "running" and c.task.startswith(prefix) for c in claims)
+        return elsewhere or any(key.startswith(prefix) for key in self._running)
+
+    def _first(self, w: Entry, count: int) -> list[str]:
+        """So many of the methods, in their order: the baseline, those that run, and those with the fewest steps."""
+        labels = [m.label for m in self._source.plan.methods]
+        if len(labels) <= count:
+            return labels
+        best = dict.fromkeys(labels, math.inf)
+        for key, record in self._records.items():
+            workload, label, *_ = key.split("/")
+            if workload == w.name and record.steps_to_target is not None:
+                best[label] = min(best[label], record.steps_to_target)
+        runs = {label: self._runs(f"{w.name}/{label}/", self._claims) for label in labels}
+        ranked = sorted(labels, key=lambda label: (label != labels[0], not runs[label], best[label]))
+        return [label for label in labels if label in ranked[:count]]
 
     def _title(self, w: Entry, mine: Sequence[Claim]) -> Text:
         goal = f"steps to {w.metric_name} {'≥' if w.goal == 'max' else '≤'} {w.target:.4g}, at most {w.steps}"
@@ -149,7 +172,7 @@ class Board:
         title.no_wrap, title.overflow = True, "ellipsis"
         return title
 
-    def _table(self, w: Entry) -> Table:
+    def _table(self, w: Entry, room: int) -> Table:
         width = self._console.width
         columns = [Column("method", max_width=max(8, width // 5)), Column("done", justify="right", min_width=5)]
         if width >= WIDE:
@@ -162,8 +185,12 @@ class Board:
         table = Table(
             *columns, box=None, pad_edge=False, header_style="dim", padding=(0, 2 if width >= WIDE else 1, 0, 0)
         )
-        for m in self._source.plan.methods:
-            table.add_row(*self._row(w, m.label, width))
+        methods = len(self._source.plan.methods)
+        labels = self._first(w, methods if methods <= room else room - 1)
+        for label in labels:
+            table.add_row(*self._row(w, label, width))
+        if len(labels) < methods:
+            table.add_row(Text(f"and {methods - len(labels)} more", "dim"))
         return table
 
     def _row(self, w: Entry, label: str, width: int) -> Iterator[RenderableType]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -27,7 +29,7 @@ def claim(task: str, state: str, step: int) -> Claim:
 class Source:
     """A store of two workloads, two methods, two trials and three seeds each, so many of them done."""
 
-    def __init__(self, done: int, plan_of: int = 2) -> None:
+    def __init__(self, done: int, plan_of: int = 2, methods: Sequence[str] = METHODS) -> None:
         entries = tuple(
             Entry(
                 name=f"workload-{i}", source="", digest="", metric_name="cross entropy (nats)", goal="min", target=0.39,
@@ -36,7 +38,7 @@ class Source:
             for i in range(plan_of)
         )  # fmt: skip
         self.plan = Plan(
-            workloads=entries, methods=tuple(Recipe(m, m) for m in METHODS), trials=2, seeds=3,
+            workloads=entries, methods=tuple(Recipe(m, m) for m in methods), trials=2, seeds=3,
             budget=1.0, seed=0, version="0", threads=1,
         )  # fmt: skip
         self.tasks: dict[str, Task] = {t.key: t for t in self.plan.tasks()}
@@ -83,6 +85,21 @@ def test_what_is_not_running_is_one_line_where_the_terminal_is_low():
     assert len(lines) <= 17
     assert sum(line.startswith("workload-") for line in lines) == 6
     assert sum(line.startswith("adamw") for line in lines) == 1
+
+
+def test_of_more_methods_than_lines_those_that_matter_are_shown():
+    methods = [f"m{i:02d}" for i in range(30)]
+    source = Source(done=72, plan_of=1, methods=methods)  # the third seed of m12 runs
+    fast = replace(RECORD, steps_to_target=100)
+    records = {key: fast if "/m21/" in key else record for key, record in source.records().items()}
+    source.records = lambda: records  # type: ignore[method-assign]
+    lines = drawn(source, 100, height=16)
+    assert len(lines) <= 16
+    shown = [line.split()[0] for line in lines if re.match(r"m\d", line)]
+    assert {"m00", "m12", "m21"} < set(shown)
+    assert shown == sorted(shown)
+    assert lines[-1] == f"and {30 - len(shown)} more"
+    assert len([line for line in drawn(source, 100, height=60) if re.match(r"m\d", line)]) == 30
 
 
 def test_time_left_is_the_work_left_at_the_pace_so_far(monkeypatch: pytest.MonkeyPatch):
