@@ -107,16 +107,8 @@ def _standing(label: str, arrivals: np.ndarray, budget: int, grid: int, turns: d
         steps=Estimate(middle, None, None, 0.0),
         mean_steps=Estimate(float(np.mean(np.minimum(times, budget))), None, None, 0.0),
         seconds=None if second is None else Estimate(second, second, second, 0.0),
-        step_alone=None,
-        first_step=None,
         time=Estimate(by_time, None, None, 0.0) if turns else None,
         best_metric=0.0,
-        memory=None,
-        state_bytes=None,
-        tuning=(),
-        best_after=(),
-        failures=(),
-        manifest=None,
         grid=grid,
     )
 

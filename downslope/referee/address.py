@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import refuse
 
 __all__ = ["Address"]
 
@@ -29,21 +29,19 @@ class Address:
         self._secrets = _secrets(text)
         scheme, found, rest = text.partition("://")
         if found and scheme.startswith("sqlite"):
-            raise RaceError(
-                "race: a SQLite file cannot be shared by several machines; leave --storage out and name a folder with "
-                "--folder: the race is kept in SQLite there.",
-                bad_input=True,
+            refuse(
+                "a SQLite file cannot be shared by several machines; leave --storage out and name a folder with "
+                "--folder: the race is kept in SQLite there."
             )
         if not found or scheme not in _SCHEMES:
-            raise RaceError(f"race: {_RULE}; got {f'{scheme}://…' if found else 'something else'}.", bad_input=True)
+            refuse(f"{_RULE}; got {f'{scheme}://…' if found else 'something else'}.")
         url: URL | None = None
         with contextlib.suppress(ValueError, SQLAlchemyError):
             url = make_url(f"postgresql+psycopg://{rest}")
         if url is None or rest.count("@") > 1 or not url.database:
-            raise RaceError(
-                f"race: {_RULE}; the one given cannot be read: write the characters @ : / ? # % of a password as %40 "
-                f"%3A %2F %3F %23 %25, or leave it out and name a file with PGPASSFILE.",
-                bad_input=True,
+            refuse(
+                f"{_RULE}; the one given cannot be read: write the characters @ : / ? # % of a password as %40 "
+                f"%3A %2F %3F %23 %25, or leave it out and name a file with PGPASSFILE."
             )
         self.url = url
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from downslope.referee.board import duration
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import RaceError, refuse
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.schema import Claim
 
@@ -32,9 +32,7 @@ class Clock:
         if seconds is not None and not (
             isinstance(seconds, numbers.Real) and not isinstance(seconds, bool) and 0 < float(seconds) < math.inf
         ):
-            raise RaceError(
-                f"race: wall_clock must be a finite number of seconds > 0, or None; got {seconds!r}.", bad_input=True
-            )
+            refuse(f"wall_clock must be a finite number of seconds > 0, or None; got {seconds!r}.")
         self.seconds = None if seconds is None else float(seconds)
         self._end = math.inf if seconds is None else time.monotonic() + float(seconds)
 
@@ -67,7 +65,7 @@ def seconds_of(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text.strip().lower())
     whole = re.fullmatch(r"(?:\d+(?:\.\d+)?\s*(?:s|m|min|h|d)\s*)+", text.strip().lower())
     if whole is None:
-        raise RaceError(f"race: --wall-clock must be a time such as 2h, 1h30m or 45s; got {text!r}.", bad_input=True)
+        refuse(f"--wall-clock must be a time such as 2h, 1h30m or 45s; got {text!r}.")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 

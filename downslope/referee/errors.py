@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["RaceError"]
+from typing import NoReturn
+
+__all__ = ["RaceError", "refuse"]
 
 
 class RaceError(Exception):
@@ -14,3 +16,8 @@ class RaceError(Exception):
     def __init__(self, message: str, *, bad_input: bool = False) -> None:
         super().__init__(message)
         self.bad_input = bad_input
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Refuse what a race was asked for."""
+    raise RaceError(f"race: {sentence}", bad_input=True)

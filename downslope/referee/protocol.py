@@ -19,7 +19,7 @@ import torch
 from downslope.referee import results
 from downslope.referee.board import Board
 from downslope.referee.clock import Clock
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import refuse
 from downslope.referee.events import Events, Listener
 from downslope.referee.files import guard
 from downslope.referee.isolation import Household, supported
@@ -171,14 +171,12 @@ def _entries(
     loaded: Sequence[tuple[Any, str]], budget: float, target: float | Mapping[str, float] | None
 ) -> tuple[Entry, ...]:
     if not loaded:
-        raise RaceError(
-            "race: name at least one workload; `downslope workloads` lists the built-in ones.", bad_input=True
-        )
+        refuse("name at least one workload; `downslope workloads` lists the built-in ones.")
     targets = _targets([item.name for item, _ in loaded], target)
     found: list[Entry] = []
     for item, source in loaded:
         if item.name in {e.name for e in found}:
-            raise RaceError(f"race: workload {item.name!r} is named twice; name it once.", bad_input=True)
+            refuse(f"workload {item.name!r} is named twice; name it once.")
         path = Path(split_variant(source)[0])
         is_file = bool(source) and path.suffix == ".py" and path.is_file()
         with guard(path):
@@ -210,45 +208,33 @@ def _targets(names: Sequence[str], target: float | Mapping[str, float] | None) -
     if target is None:
         return {}
     if not isinstance(target, Mapping) and len(names) > 1:
-        raise RaceError(
-            f"race: with {len(names)} workloads a target needs the name of its own, such as {names[0]}={target}.",
-            bad_input=True,
-        )
+        refuse(f"with {len(names)} workloads a target needs the name of its own, such as {names[0]}={target}.")
     given = target if isinstance(target, Mapping) else {names[0]: target}
     for name, value in given.items():
         if name not in names:
-            raise RaceError(
-                f"race: target names {name!r}, which is not raced; the workloads are {', '.join(names)}.",
-                bad_input=True,
-            )
+            refuse(f"target names {name!r}, which is not raced; the workloads are {', '.join(names)}.")
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise RaceError(f"race: target must be a finite number; got {value!r} for {name}.", bad_input=True)
+            refuse(f"target must be a finite number; got {value!r} for {name}.")
     return {name: float(value) for name, value in given.items()}
 
 
 def _check_numbers(*, trials: int, seeds: int, budget: float, seed: int) -> None:
-    def refuse(name: str, rule: str, got: object) -> None:
-        raise RaceError(f"race: {name} must be {rule}; got {got!r}.", bad_input=True)
-
     for name, value, least in (("trials", trials, 1), ("seeds", seeds, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            refuse(name, f"a whole number >= {least}", value)
+            refuse(f"{name} must be a whole number >= {least}; got {value!r}.")
     if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not 0 < float(budget) < math.inf:
-        refuse("budget", "a finite number > 0 (a factor on the workload's steps)", budget)
+        refuse(f"budget must be a finite number > 0 (a factor on the workload's steps); got {budget!r}.")
 
 
 def _check_tuning(self_tuning: bool, sampler: str, pruner: str) -> None:
     if not isinstance(self_tuning, bool):
-        raise RaceError(f"race: self_tuning must be True or False; got {self_tuning!r}.", bad_input=True)
+        refuse(f"self_tuning must be True or False; got {self_tuning!r}.")
     for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if value not in known:
             one_of = ", ".join(map(repr, known))
-            raise RaceError(f"race: {name} must be one of {one_of}; got {value!r}.", bad_input=True)
+            refuse(f"{name} must be one of {one_of}; got {value!r}.")
         if self_tuning and value != known[0]:
-            raise RaceError(
-                f"race: {name} {value!r} is for tuning; leave it out with self_tuning, or leave out self_tuning.",
-                bad_input=True,
-            )
+            refuse(f"{name} {value!r} is for tuning; leave it out with self_tuning, or leave out self_tuning.")
     refuse_missing_sampler(sampler)
 
 
@@ -256,9 +242,6 @@ def _check_judging(
     seeds: Any, until_decided: Any, max_seeds: Any, compare: Any, margin: Any, methods: int
 ) -> int | None:
     """The most seeds of a sequential race, or None for a race of as many seeds as are given."""
-
-    def refuse(sentence: str) -> None:
-        raise RaceError(f"race: {sentence}", bad_input=True)
 
     if compare not in COMPARE:
         refuse(f"compare must be one of {', '.join(map(repr, COMPARE))}; got {compare!r}.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import RaceError, refuse
 
 __all__ = [
     "PRUNERS",
@@ -69,7 +69,7 @@ def entrants(methods: Sequence[str | Recipe], catalogue: Catalogue, *, tuned: bo
     A method named twice races against itself, under `name` and `name (2)`.
     """
     if not methods:
-        raise RaceError("race: methods must name at least one method; got none.", bad_input=True)
+        refuse("methods must name at least one method; got none.")
     found: list[Recipe] = []
     for item in methods:
         recipe = item if isinstance(item, Recipe) else Recipe(item)
@@ -85,7 +85,7 @@ def entrants(methods: Sequence[str | Recipe], catalogue: Catalogue, *, tuned: bo
         _check_space(card.key, space)
         label = recipe.label or card.key
         if set(label) & set("/\\\n"):
-            raise RaceError(f"race: a label must be a text without slashes; got {label!r}.", bad_input=True)
+            refuse(f"a label must be a text without slashes; got {label!r}.")
         taken = {r.label for r in found}
         number = 2
         base = label

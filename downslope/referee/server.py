@@ -23,7 +23,7 @@ from sqlalchemy import Connection, create_engine, delete, func, insert, literal,
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from downslope.referee.address import Address
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import RaceError, refuse
 from downslope.referee.files import guard, make_folder, uninterrupted
 from downslope.referee.home import Files, agree, record_text
 from downslope.referee.mirror import Mirror
@@ -94,7 +94,7 @@ class ServerHome:
             reason = self._address.reason(error)
         else:
             return
-        raise RaceError(f"race: the database {self._address} cannot be reached ({reason}).", bad_input=True)
+        refuse(f"the database {self._address} cannot be reached ({reason}).")
 
     # ------------------------------------------------------------- opening
 

@@ -37,17 +37,17 @@ class Standing:
     budget: int
     steps: Estimate
     mean_steps: Estimate
-    seconds: Estimate | None
-    step_alone: float | None
-    first_step: float | None
-    time: Estimate | None
-    best_metric: float | None
-    memory: int | None
-    state_bytes: int | None
-    tuning: tuple[float, ...]
-    best_after: tuple[Estimate, ...]
-    failures: tuple[str, ...]
-    manifest: str | None
+    seconds: Estimate | None = None
+    step_alone: float | None = None
+    first_step: float | None = None
+    time: Estimate | None = None
+    best_metric: float | None = None
+    memory: int | None = None
+    state_bytes: int | None = None
+    tuning: tuple[float, ...] = ()
+    best_after: tuple[Estimate, ...] = ()
+    failures: tuple[str, ...] = ()
+    manifest: str | None = None
     grid: int = 1
     tuning_cost: dict[str, int] = field(default_factory=dict)
 

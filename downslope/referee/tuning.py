@@ -24,7 +24,7 @@ from typing import Any
 
 import optuna
 
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import refuse
 from downslope.referee.plan import Entry, Plan, Task, derive_seed, tuples
 from downslope.referee.recipe import Range, rounded
 from downslope.referee.translate import distribution, plain, score
@@ -73,10 +73,7 @@ def cost(tries: Sequence[Record]) -> dict[str, int]:
 def refuse_missing_sampler(sampler: str) -> None:
     """Refuse `gp` where SciPy is not installed, which Optuna needs for it."""
     if sampler == "gp" and importlib.util.find_spec("scipy") is None:
-        raise RaceError(
-            "race: sampler 'gp' needs SciPy; install it with `pip install 'downslope[gp]'`, or take sampler 'tpe'.",
-            bad_input=True,
-        )
+        refuse("sampler 'gp' needs SciPy; install it with `pip install 'downslope[gp]'`, or take sampler 'tpe'.")
 
 
 def propose(plan: Plan, records: Mapping[str, Record], task: Task) -> dict[str, Any]:
@@ -124,11 +121,10 @@ def refuse_idle_pruner(plan: Plan) -> None:
     tuned = [entry for entry in plan.workloads if plan.tuned_on(entry.name) == entry.name]
     for entry in tuned:
         if plan.pruner != "none" and not any(_may_be_cut(plan, entry, i) for i in range(plan.trials)):
-            raise RaceError(
-                f"race: pruner {plan.pruner!r} can cut none of {plan.trials} trials on workload {entry.name!r}, which "
+            refuse(
+                f"pruner {plan.pruner!r} can cut none of {plan.trials} trials on workload {entry.name!r}, which "
                 f"is evaluated every {entry.evaluate_every} of {entry.steps} steps; give more trials, evaluate more "
-                f"often, or leave it out.",
-                bad_input=True,
+                f"often, or leave it out."
             )
 
 

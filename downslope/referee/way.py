@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from downslope.referee.check import check_methods, check_workload
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import RaceError, refuse
 from downslope.referee.isolation import Household
 from downslope.referee.plan import Plan
 from downslope.referee.recipe import Catalogue
@@ -32,17 +32,14 @@ class Way:
     isolated: bool
 
     def __post_init__(self) -> None:
-        def refuse(name: str, rule: str, got: object) -> None:
-            raise RaceError(f"race: {name} must be {rule}; got {got!r}.", bad_input=True)
-
         if isinstance(self.jobs, bool) or not isinstance(self.jobs, int) or not 1 <= self.jobs <= cores():
-            refuse("jobs", f"a whole number from 1 to the number of cores ({cores()})", self.jobs)
+            refuse(f"jobs must be a whole number from 1 to the number of cores ({cores()}); got {self.jobs!r}.")
         seconds, memory = self.seconds, self.memory
         real = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
         if seconds is not None and (not real or not 0 < float(seconds) < math.inf):
-            refuse("trial_seconds", "a finite number > 0, or None", seconds)
+            refuse(f"trial_seconds must be a finite number > 0, or None; got {seconds!r}.")
         if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
-            refuse("trial_memory", "a whole number of bytes > 0, or None", memory)
+            refuse(f"trial_memory must be a whole number of bytes > 0, or None; got {memory!r}.")
         if not self.isolated:
             self.refuse_here("another catalogue than the package's own")
 
@@ -50,10 +47,9 @@ class Way:
         """Refuse what only trials in processes of their own can have."""
         asked = {"trial_seconds": self.seconds is not None, "trial_memory": self.memory is not None}
         for name in [name for name, given in {"jobs": self.jobs > 1, **asked}.items() if given]:
-            raise RaceError(
-                f"race: {name} takes workloads given by name or file, which run in processes of their own; {what} "
-                f"runs in the caller's process, so leave {name} out.",
-                bad_input=True,
+            refuse(
+                f"{name} takes workloads given by name or file, which run in processes of their own; {what} "
+                f"runs in the caller's process, so leave {name} out."
             )
 
 
@@ -81,10 +77,9 @@ def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
     if not isinstance(item, str | Path):
         way.refuse_here(f"workload {item.name!r}, given as an object,")
         if getattr(item, "processes", 1) > 1:
-            raise RaceError(
-                f"race: a workload that trains on {item.processes} processes must be given by name or file, so that "
-                f"each of them can load it; got {item.name!r} as an object.",
-                bad_input=True,
+            refuse(
+                f"a workload that trains on {item.processes} processes must be given by name or file, so that "
+                f"each of them can load it; got {item.name!r} as an object."
             )
         return item, ""
     from downslope.referee.workload import load_workload, split_variant
@@ -128,10 +123,9 @@ def own_cores(slot: int, jobs: int, threads: int) -> list[int]:
 def refuse_crowding(jobs: int, threads: int) -> None:
     """Refuse more threads than there are cores: every trial would wait for the others."""
     if jobs > 1 and jobs * threads > cores():
-        raise RaceError(
-            f"race: jobs must be at most {max(1, cores() // threads)} here: this race was begun with {threads} "
-            f"threads a trial, and there are {cores()} cores; got {jobs}.",
-            bad_input=True,
+        refuse(
+            f"jobs must be at most {max(1, cores() // threads)} here: this race was begun with {threads} "
+            f"threads a trial, and there are {cores()} cores; got {jobs}."
         )
 
 
@@ -140,5 +134,5 @@ def size(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", text, re.IGNORECASE)
     unit = found[2].upper() if found else None
     if found is None or unit not in UNITS:
-        raise RaceError(f"race: trial_memory must be a size such as 4GB or 500MB; got {text!r}.", bad_input=True)
+        refuse(f"trial_memory must be a size such as 4GB or 500MB; got {text!r}.")
     return int(float(found[1]) * UNITS[unit])

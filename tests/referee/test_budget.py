@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from downslope import make
-from downslope.referee import RaceError, Workload, race
+from downslope.referee import RaceError, Recipe, Workload, race
 from downslope.referee.clock import Clock, Ending, seconds_of, whole_rounds
 from downslope.referee.estimate import Estimate, estimate, first_points
 from downslope.referee.probe import probe
@@ -204,6 +204,23 @@ def test_a_race_whose_time_is_spent_in_tuning_says_so_and_goes_on(
     with pytest.raises(RaceError, match="the time of 1 s was spent before every method had run one seed; 3 "):
         race(toy, wall_clock=1.0, quiet=True, **options)
     assert race(toy, quiet=True, **options).content["stopped"] is None
+
+
+def test_time_may_be_spent_between_two_looks(toy: Workload, tmp_path: Path, after: Callable[[int], None]):
+    alike = [Recipe("adamw", "a", fixed={"lr": 0.02}), Recipe("adamw", "b", fixed={"lr": 0.02})]
+    staged: dict[str, Any] = {"trials": 1, "seeds": 4, "until_decided": True, "max_seeds": 6, "quiet": True}
+    after(2 + 8 + 1 + 3)  # tuning, four rounds, the first look, a fifth round and one run of the sixth
+    first = race(toy, methods=alike, folder=tmp_path / "race", wall_clock=1.0, **staged)
+    (w,) = first.content["workloads"]
+    assert {len(s["arrivals"]) for s in w["standings"]} == {5}
+    assert w["judgement"]["level"] == pytest.approx(0.04 / 3)  # the second look has two of six seeds
+    assert "It took 5 of at most 6 seeds" in w["verdict"]
+    assert "judged toy by 5 of 6 seeds" in w["verdict"]
+    went_on = race(toy, methods=alike, folder=tmp_path / "race", **staged).content["workloads"][0]
+    at_once = race(toy, methods=alike, folder=tmp_path / "other", **staged).content["workloads"][0]
+    arrivals = [{s["label"]: s["arrivals"] for s in each["standings"]} for each in (went_on, at_once)]
+    assert arrivals[0] == arrivals[1]
+    assert {len(runs) for runs in arrivals[0].values()} == {6}
 
 
 def test_a_workload_without_a_whole_round_is_left_out(toy: Workload, tmp_path: Path, after: Callable[[int], None]):

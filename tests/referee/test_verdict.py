@@ -35,16 +35,8 @@ def standing(label: str, arrivals: Sequence[float], turns: Sequence[float] | Non
         steps=steps,
         mean_steps=restricted_mean_interval(capped, reached, BUDGET),
         seconds=seconds,
-        step_alone=None,
-        first_step=None,
         time=_product(steps, seconds) if seconds else None,
         best_metric=0.7,
-        memory=None,
-        state_bytes=None,
-        tuning=(),
-        best_after=(),
-        failures=(),
-        manifest=None,
         grid=ENTRY.evaluate_every,
     )
 

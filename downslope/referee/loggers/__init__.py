@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from downslope._checks import nearest
 from downslope._lazy import lazy
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import RaceError, refuse
 from downslope.referee.events import Listener
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def open_loggers(loggers: Sequence[str | Listener]) -> list[Listener]:
         RaceError: for an unknown name, something that cannot be called, or a package that is not installed.
     """
     if isinstance(loggers, str):
-        raise RaceError(
-            f"race: loggers must be a list of loggers; got {loggers!r}, write [{loggers!r}].", bad_input=True
-        )
+        refuse(f"loggers must be a list of loggers; got {loggers!r}, write [{loggers!r}].")
     return [_open(item) for item in loggers]
 
 
@@ -58,13 +56,11 @@ def open_events(sink: Listener | str | Path) -> Listener:
     """
     if isinstance(sink, str | Path):
         if Path(sink).is_dir() or not Path(sink).parent.is_dir():
-            raise RaceError(f"race: events must be a file in a folder that exists; got {str(sink)!r}.", bad_input=True)
+            refuse(f"events must be a file in a folder that exists; got {str(sink)!r}.")
         build: Callable[[str | Path], Listener] = __getattr__("JSONLines")
         return build(sink)
     if not callable(sink) or isinstance(sink, type):
-        raise RaceError(
-            f"race: events must be a function of an event, or the path of a file; got {sink!r}.", bad_input=True
-        )
+        refuse(f"events must be a function of an event, or the path of a file; got {sink!r}.")
     return sink
 
 
@@ -73,14 +69,12 @@ def _open(item: str | Listener) -> Listener:
         if item not in NAMES:
             guess = nearest(item, NAMES)
             hint = f"did you mean {guess!r}?" if guess else f"the names are {', '.join(NAMES)}."
-            raise RaceError(f"race: there is no logger {item!r}; {hint}", bad_input=True)
+            refuse(f"there is no logger {item!r}; {hint}")
         build: Callable[[], Listener] = __getattr__(NAMES[item])
         return build()
     if not callable(item) or isinstance(item, type):
-        raise RaceError(
-            f"race: a logger must be one of {', '.join(NAMES)}, or an object that can be called with an event; "
-            f"got {item!r}.",
-            bad_input=True,
+        refuse(
+            f"a logger must be one of {', '.join(NAMES)}, or an object that can be called with an event; got {item!r}."
         )
     return item
 
