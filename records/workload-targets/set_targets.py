@@ -76,10 +76,11 @@ class Runs:
             writer.writerow(row)
         self.rows[_key(row)] = row
 
-    def best(self, goal: str) -> Row | None:
-        """The tuning run with the best metric; of equal ones, the first."""
+    def best(self, goal: str, method: str = "") -> Row | None:
+        """The tuning run with the best metric, of one method or of all; of equal ones, the first."""
         sign = -1.0 if goal == "max" else 1.0
-        whole = [r for r in self.rows.values() if r["phase"] == "tune" and not r["cause"] and r["best_metric"]]
+        tuned = [r for r in self.rows.values() if r["phase"] == "tune" and method in ("", r["method"])]
+        whole = [r for r in tuned if not r["cause"] and r["best_metric"]]
         return min(whole, key=lambda r: sign * float(r["best_metric"]), default=None)
 
     def repeated(self, best: Row) -> list[float]:
@@ -108,7 +109,7 @@ def run(workload: Workload, recipe: Recipe, phase: str, index: int, hyper: dict[
     start = time.process_time()
     record = run_trial(
         workload,
-        _maker(recipe.method),
+        maker(recipe.method),
         {**recipe.fixed, **hyper},
         seed=seed,
         steps=math.ceil(SHARE * workload.steps),
@@ -133,7 +134,8 @@ def run(workload: Workload, recipe: Recipe, phase: str, index: int, hyper: dict[
     return {k: "" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in shown.items()}
 
 
-def _maker(method: str) -> Callable[..., Any]:
+def maker(method: str) -> Callable[..., Any]:
+    """How to make an optimizer of a method."""
     return lambda model, **hyper: registry.make(method, model, **hyper)
 
 
