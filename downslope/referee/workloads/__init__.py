@@ -21,6 +21,7 @@ ORDER = (
     "fashion-noisy",
     "fashion-large-batch",
     "sotu-lstm",
+    "sotu-smollm",
     "adult",
     "flights",
     "insteval",
