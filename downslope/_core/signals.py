@@ -172,7 +172,16 @@ class Signals:
             signs = [_random_signs(p, generator) for p, generator in zip(params, generators, strict=True)]
             with torch.enable_grad():
                 last = draw == draws - 1
-                products = torch.autograd.grad(grads, params, signs, retain_graph=not last, allow_unused=True)
+                try:
+                    products = torch.autograd.grad(grads, params, signs, retain_graph=not last, allow_unused=True)
+                except RuntimeError as error:
+                    if "is not implemented" not in str(error):
+                        raise
+                    what = f"a second derivative of every layer ({error})"
+                    remedy = (
+                        "where that is attention, run the model under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+                    )
+                    raise ArgumentError(f"{type(opt).__name__}: needs {what}; {remedy}.") from error
             for p, z, hz in zip(params, signs, products, strict=True):
                 if hz is not None:
                     self._curvature[p] = self._curvature.get(p, 0.0) + z * hz / draws

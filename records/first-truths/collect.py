@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from downslope.referee.drawing import svg
-from downslope.referee.words import number
 from downslope.referee.workloads import BUILT_IN
 
 HERE = Path(__file__).parent
@@ -36,7 +35,7 @@ STYLE = """
   .equivalent rect { fill: #1a2c44; } .equivalent text { fill: #93c1f7; }
 }
 """
-LEFT, TOP, CELL, ROW = 122, 108, 37, 19
+LEFT, TOP, CELL, ROW = 142, 108, 37, 19
 MISSED, ALONE = "–", "✓"
 
 
@@ -148,7 +147,7 @@ def _cell(row: dict[str, str], x: float, y: float) -> str:
     elif not row["baseline_median"]:
         text = ALONE
     else:
-        text = number(float(row["median"]) / float(row["baseline_median"]), 2)
+        text = f"{float(row['median']) / float(row['baseline_median']):.2f}"
     kind = row["word"] if row["word"] != "no evidence" else "none"
     return (
         f'<g class="cell {kind}"><rect x="{x + 1}" y="{y + 1}" width="{CELL - 2}" height="{ROW - 2}" rx="3"/>'

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import downslope as ds
 from downslope.testing import assert_agrees, load_fixtures
@@ -163,3 +165,21 @@ def test_agrees_with_levanter(name):
         return value.detach()
 
     assert_agrees(case["trajectory"], lambda m: ds.Optimizer(m, rule, lr=s["lr"]), rtol=1e-9, step=step)
+
+
+def test_a_layer_without_a_second_derivative_is_named_with_the_way_out():
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(8, 8), torch.randn(1, 1, 4, 8)
+
+    def step() -> None:
+        model.zero_grad()
+        opt = ds.SophiaH(model, lr=1e-3)
+        h = model(x)
+        opt.backward(F.scaled_dot_product_attention(h, h, h).square().mean())
+        opt.step()
+
+    told = pytest.raises(ds.ArgumentError, match=r"SophiaH: needs a second derivative of every layer \(.*attention")
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), told:
+        step()
+    with sdpa_kernel(SDPBackend.MATH):
+        step()

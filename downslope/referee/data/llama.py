@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["Block", "Shape"]
 
@@ -71,7 +72,9 @@ class Block(nn.Module):
         q, k = rotate(q, self.shape.base), rotate(k, self.shape.base)
         queries = self.shape.heads // self.shape.groups
         k, v = k.repeat_interleave(queries, 2), v.repeat_interleave(queries, 2)
-        seen = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative, which some methods need
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         taken: Tensor = self.attn_output(seen.transpose(1, 2).flatten(2))
         return taken
 

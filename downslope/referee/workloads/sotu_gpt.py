@@ -9,6 +9,7 @@ import functools
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from downslope.referee.card import Card
 from downslope.referee.data.batches import TextBatches
@@ -68,7 +69,8 @@ class Block(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """What each place takes from all places, or from those up to it."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative, which some methods need
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         taken: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return taken
 
