@@ -1,7 +1,7 @@
 """Make this record out of finished races: `python records/first-truths/collect.py FOLDER...`, one race each.
 
 Copies each race's plan and runs to `races/`, and writes `verdicts.csv` (every comparison with the baseline) and
-`overview.svg` (the same as a picture). `--table` prints the counts for the README from `verdicts.csv`.
+`overview.svg` (the same as a picture).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def overview(rows: Sequence[dict[str, str]]) -> str:
     methods = list(tally(rows))
     raced = {row["workload"] for row in rows}
     workloads = [name for name in BUILT_IN if name in raced]
-    width, height = LEFT + 2 * CELL * len(workloads) + 16, TOP + ROW * len(methods) + 52
+    width, height = LEFT + 2 * CELL * len(workloads) + 16, TOP + ROW * len(methods) + 68
     parts = []
     for i, name in enumerate(workloads):
         x = LEFT + 2 * CELL * i
@@ -133,9 +133,9 @@ def overview(rows: Sequence[dict[str, str]]) -> str:
                     parts.append(_cell(row, LEFT + CELL * (2 * i + j), y))
     foot = TOP + ROW * len(methods) + 22
     lines = (
-        "Median steps, and seconds, to the target relative to tuned AdamW (0.50: half). Green: better, red: worse, "
-        f"blue: equivalent, else no evidence. {MISSED}: half of the",
-        f"seeds miss the target. {ALONE}: they reach it where AdamW's do not.",
+        "Median steps, and seconds, to the target relative to tuned AdamW (0.50: half).",
+        "Green: better, red: worse, blue: equivalent, else no evidence.",
+        f"{MISSED}: half of the seeds miss the target. {ALONE}: they reach it where AdamW's do not.",
     )
     parts += [f'<text class="small" x="12" y="{foot + 16 * i}">{escape(line)}</text>' for i, line in enumerate(lines)]
     return svg(width, height, "Methods against tuned AdamW, by workload", parts, STYLE)
@@ -155,19 +155,5 @@ def _cell(row: dict[str, str], x: float, y: float) -> str:
     )
 
 
-def table(rows: Sequence[dict[str, str]]) -> str:
-    """The counts in Markdown."""
-    lines = ["| method | races | better, worse by steps | better, worse by time | reached |", "|---|---|---|---|---|"]
-    seeds = {row["method"]: sum(int(r["seeds"]) for r in rows if r["method"] == row["method"]) // 2 for row in rows}
-    for method, n in tally(rows).items():
-        words = [f"{n.get(f'better by {m}', 0)}, {n.get(f'worse by {m}', 0)}" for m in ("steps", "time")]
-        reached = f"{n['reached']} of {seeds[method]}"
-        lines.append(f"| {method} | {n['races by steps']} | {words[0]} | {words[1]} | {reached} |")
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--table"]:
-        print(table(read()))  # noqa: T201
-    else:
-        collect([Path(name) for name in sys.argv[1:]])
+    collect([Path(name) for name in sys.argv[1:]])
