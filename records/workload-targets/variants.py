@@ -60,7 +60,10 @@ def table(rows: list[Row]) -> str:
     """A line for each variant: how many runs of each method reached the target, and the fewest steps."""
     labels = [recipe.label or recipe.method for recipe in METHODS]
     lines = [f"| variant | {' | '.join(labels)} | fewest steps | best metric, target |", "|---|---|---|---|---|---|"]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
+    raced = {row["variant"] for row in rows}
+    for variant in (f"{name}@{each}" for name, card in BUILT_IN.items() for each in card.variants):
+        if variant not in raced:
+            continue
         mine = [row for row in rows if row["variant"] == variant]
         base = BUILT_IN[variant.partition("@")[0]]
         counts = [sum(bool(r["steps_to_target"]) for r in mine if r["method"] == label) for label in labels]
