@@ -1,6 +1,6 @@
 """Make this record out of finished races: `python records/first-truths/collect.py FOLDER...`, one race each.
 
-Copies each race's plan and runs to `races/`, and writes `verdicts.csv` (every comparison with the baseline) and
+Copies each race's plan and runs to `runs/`, and writes `verdicts.csv` (every comparison with the baseline) and
 `overview.svg` (the same as a picture).
 """
 
@@ -63,12 +63,12 @@ def comparisons(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
 def collect(folders: Sequence[Path]) -> None:
     """Copy the races and write what they say."""
     rows = []
-    (HERE / "races").mkdir(exist_ok=True)
+    (HERE / "runs").mkdir(exist_ok=True)
     for folder in folders:
         content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         name = content["workloads"][0]["name"]
-        shutil.copy(folder / "results.csv", HERE / "races" / f"{name}.csv")
-        shutil.copy(folder / "race.json", HERE / "races" / f"{name}.json")
+        shutil.copy(folder / "results.csv", HERE / "runs" / f"{name}.csv")
+        shutil.copy(folder / "race.json", HERE / "runs" / f"{name}.json")
         rows += comparisons(content)
     with (HERE / "verdicts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
