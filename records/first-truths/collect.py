@@ -92,8 +92,8 @@ def tally(rows: Sequence[dict[str, str]]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for row in rows:
         counts = found.setdefault(row["method"], {})
-        for key in (f"{row['word']} by {row['measure']}", f"races by {row['measure']}"):
-            counts[key] = counts.get(key, 0) + 1
+        key = f"{row['word']} by {row['measure']}"
+        counts[key] = counts.get(key, 0) + 1
         if row["measure"] == "steps":
             counts["reached"] = counts.get("reached", 0) + int(row["reached"])
     return dict(sorted(found.items(), key=lambda item: _place(item[1])))
