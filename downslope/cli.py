@@ -244,7 +244,7 @@ def race(
 
 def _target(text: str) -> float | dict[str, float]:
     """A metric, or metrics by workload."""
-    from downslope.referee.errors import RaceError
+    from downslope.referee.errors import refuse
 
     pairs = [part.rpartition("=")[::2] for part in _words(text)]
     try:
@@ -253,10 +253,7 @@ def _target(text: str) -> float | dict[str, float]:
         metrics = []
     named = [name.strip() for name, _ in pairs]
     if not metrics or len(set(named)) < len(named) or (len(named) > 1 and "" in named):
-        raise RaceError(
-            f"race: --target must be a number, or NAME=NUMBER for each workload, separated by commas; got {text!r}.",
-            bad_input=True,
-        )
+        refuse(f"--target must be a number, or NAME=NUMBER for each workload, separated by commas; got {text!r}.")
     return dict(zip(named, metrics, strict=True)) if named[0] else metrics[0]
 
 

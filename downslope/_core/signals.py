@@ -181,7 +181,7 @@ class Signals:
                     remedy = (
                         "where that is attention, run the model under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
                     )
-                    raise ArgumentError(f"{type(opt).__name__}: needs {what}; {remedy}.") from error
+                    self._missing(opt, what, remedy)
             for p, z, hz in zip(params, signs, products, strict=True):
                 if hz is not None:
                     self._curvature[p] = self._curvature.get(p, 0.0) + z * hz / draws

@@ -153,9 +153,9 @@ def judge(
         known = turns if measure == "time" else {}
         pairs += _Measure(standings, family, measure, known, margin, share).pairs(earlier, detail)
     leader = standings[0] if standings and standings[0].hits else None
-    others = [s.label for s in standings]
+    others, measure = [s.label for s in standings], "time" if timed else "steps"
     found = Judgement(
-        measure="time" if timed else "steps",
+        measure=measure,
         compare=compare,
         fastest=leader.label if leader else None,
         decided=False,
@@ -163,7 +163,7 @@ def judge(
         against_fastest=tuple(_against(pairs, leader.label, others) if leader else ()),
         pairs=tuple(pairs),
         tied=(),
-        level=_level("time" if timed else "steps") * share,
+        level=_level(measure) * share,
         margin=margin,
         note="",
     )
