@@ -49,8 +49,12 @@ class Card:
         validation: Iterable[Any],
         loss: Callable[[Any, Any], Any],
         metric: Callable[[Any, Iterable[Any]], float],
+        stretch: int = 1,
     ) -> Workload:
-        """The workload of this card, with what cannot stand in a literal."""
+        """The workload of this card, with what cannot stand in a literal.
+
+        `stretch` is how many times as many steps there are, in all and between two evaluations.
+        """
         from downslope.referee.workload import Workload
 
         return Workload(
@@ -63,8 +67,8 @@ class Card:
             metric_name=self.metric_name,
             goal=self.goal,
             target=self.target,
-            steps=self.steps,
-            evaluate_every=self.evaluate_every,
+            steps=self.steps * stretch,
+            evaluate_every=self.evaluate_every * stretch,
             description=self.description,
             data=self.data,
             licence=self.licence,

@@ -70,7 +70,7 @@ def table(rows: list[Row]) -> str:
         steps = min((int(r["steps_to_target"]) for r in mine if r["steps_to_target"]), default=None)
         metrics = [float(r["best_metric"]) for r in mine if r["best_metric"]]
         best = max(metrics) if base.goal == "max" else min(metrics)
-        of = f"{'never' if steps is None else steps} of {base.steps}"
+        of = f"{'never' if steps is None else steps} of {load_workload(variant).steps}"
         lines.append(f"| {variant} | {' | '.join(map(str, counts))} | {of} | {best:.4g}, {base.target:g} |")
     return "\n".join(lines) + "\n"
 

@@ -36,7 +36,7 @@ CARD = Card(
         "post-norm": ("normalisation after each sum, not before each part", {"post_norm": True}),
         "wide": ("a width of 128", {"width": 128}),
         "small-embeddings": ("initial embeddings of a tenth of the size", {"deviation": 0.02}),
-        "small-batch": ("batches of 8", {"size": 8}),
+        "small-batch": ("batches of 16, twice as many steps", {"size": 16, "stretch": 2}),
     },
 )
 
@@ -103,8 +103,13 @@ class Transformer(nn.Module):
         return logits
 
 
-def workload(width: int = 64, post_norm: bool = False, deviation: float = 0.2, size: int = 32) -> Workload:
-    """The workload; see the module. `deviation` is that of the initial embeddings, `size` the batch's."""
+def workload(
+    width: int = 64, post_norm: bool = False, deviation: float = 0.2, size: int = 32, stretch: int = 1
+) -> Workload:
+    """The workload; see the module.
+
+    `deviation` is that of the initial embeddings, `size` the batch's, `stretch` as in `Card.workload`.
+    """
     text = state_of_the_union()
     return CARD.workload(
         model=functools.partial(Transformer, len(text.alphabet), width, post_norm=post_norm, deviation=deviation),
@@ -112,4 +117,5 @@ def workload(width: int = 64, post_norm: bool = False, deviation: float = 0.2, s
         validation=TextBatches(text.validation, length=LENGTH, size=128, windows=256),
         loss=cross_entropy,
         metric=bits_per_token,
+        stretch=stretch,
     )
