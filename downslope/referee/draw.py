@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 
+from downslope.referee.drawing import breadth, shortened
 from downslope.referee.words import number
 
 __all__ = [
@@ -32,9 +33,6 @@ __all__ = [
 
 TONES = 8
 """Colours before lines begin to repeat them with dashes."""
-LETTER = 6.6
-"""The width to reserve for a letter of an axis' labels."""
-
 ROW = 18
 """Pixels of a row with a name."""
 
@@ -268,22 +266,21 @@ def _numbers(*values: float) -> str:
 def _body(chart: Chart, size: Size, key: str) -> tuple[str, _Frame]:
     across = max(3, size.width // 80)
     y_marks = chart.y.marks(max(3, size.height // 60))
-    longest = max((len(text) for _, text in y_marks), default=0)
-    named = chart.y.ticks is not None
-    left = min(14 + LETTER * longest, size.width * (0.36 if named else 0.3))
+    longest = max((breadth(text) for _, text in y_marks), default=0.0)
+    room = min(longest, size.width * (0.36 if chart.y.ticks is not None else 0.3) - 14)
+    left = 14 + room
     top = 30 if chart.y.title else 12
     frame = _Frame(left, top, size.width - left - 16, size.height - top - 42, chart.x, chart.y)
     right, bottom = frame.left + frame.width, frame.top + frame.height
     parts = [f'<text x="12" y="16">{escape(chart.y.title)}</text>'] if chart.y.title else []
-    room = round((left - 14) / LETTER) if named else 99
     for value, text in y_marks:
         y = frame.py(value)
         parts.append(f'<path class="grid" d="M{_numbers(left, y)}H{_numbers(right)}"/>')
-        shown = text if len(text) <= room else text[: max(room - 1, 1)] + "…"
-        parts.append(f'<text x="{_numbers(left - 8)}" y="{_numbers(y + 4)}" text-anchor="end">{escape(shown)}</text>')
+        shown = escape(shortened(text, room))
+        parts.append(f'<text x="{_numbers(left - 8)}" y="{_numbers(y + 4)}" text-anchor="end">{shown}</text>')
     for value, text in _apart(chart.x.marks(across), frame):
         x = frame.px(value)
-        anchor = "end" if x + 3.3 * len(text) > size.width else "middle"
+        anchor = "end" if x + breadth(text) / 2 > size.width else "middle"
         at = _numbers(size.width - 4 if anchor == "end" else x, bottom + 17)
         parts.append(f'<path class="axis" d="M{_numbers(x, bottom)}v4"/>')
         x_text, y_text = at.split()
@@ -294,7 +291,7 @@ def _body(chart: Chart, size: Size, key: str) -> tuple[str, _Frame]:
     parts.append(f'<clipPath id="{key}"><rect x="{_numbers(left - 6)}" y="{_numbers(frame.top - 6)}" ')
     parts.append(f'width="{_numbers(frame.width + 12)}" height="{_numbers(frame.height + 6)}"/></clipPath>')
     lines, words = zip(*(_rule(rule, frame) for rule in chart.rules)) if chart.rules else ((), ())
-    layers = "".join(_layer(layer, frame) for layer in chart.layers)
+    layers = "".join(_layer(layer, frame, _kind(chart, layer.method, hidden=layer.hidden)) for layer in chart.layers)
     parts += [*lines, f'<g clip-path="url(#{key})">{layers}</g>', *words]
     return "".join(parts), frame
 
@@ -303,7 +300,7 @@ def _apart(marks: Sequence[tuple[float, str]], frame: _Frame) -> Iterator[tuple[
     """The ticks whose texts do not touch."""
     end = -math.inf
     for value, text in marks:
-        half = 3.4 * len(text)
+        half = breadth(text) / 2
         if frame.px(value) - half > end + 6:
             end = frame.px(value) + half
             yield value, text
@@ -323,10 +320,15 @@ def _rule(rule: Rule, frame: _Frame) -> tuple[str, str]:
     return f'<path class="rule" d="{line}"/>', word
 
 
-def _layer(layer: Layer, frame: _Frame) -> str:
+def _layer(layer: Layer, frame: _Frame, kind: str) -> str:
     shapes = "".join(_shape(shape, frame, dashed=layer.method >= TONES) for shape in layer.shapes)
-    hidden = " off" if layer.hidden else ""
-    return f'<g class="m t{layer.method % TONES}{hidden}" data-m="{layer.method}">{shapes}</g>'
+    return f'<g class="{kind}" data-m="{layer.method}">{shapes}</g>'
+
+
+def _kind(chart: Chart, method: int, *, hidden: bool) -> str:
+    """Colour, and what a page's names show and hide (`m`, `off`): not the rows of a chart, which have names."""
+    tone = f"t{method % TONES}"
+    return tone if chart.rows else f"m {tone}{' off' if hidden else ''}"
 
 
 def _shape(shape: Line | Band | Dot | Bar, frame: _Frame, *, dashed: bool) -> str:
@@ -382,18 +384,18 @@ def _path(points: Iterable[tuple[float, float]], frame: _Frame) -> str:
 
 def _legend(chart: Chart, size: Size) -> tuple[str, int]:
     """The names of the methods below the plot, in rows, and the height that they take."""
-    x, y, parts = 12.0, size.height + 18.0, []
+    x, y, parts = 12, size.height + 18, []
     names = dict.fromkeys((layer.method, layer.label, layer.hidden) for layer in reversed(chart.layers))
     for method, label, hidden in names:
-        kind = f"m t{method % TONES}{' off' if hidden else ''}"
-        shown = label if len(label) <= 32 else label[:31] + "…"
-        wide = 38 + 7.2 * len(shown)
+        shown = shortened(label, 240)
+        wide = round(38 + breadth(shown))
         if x + wide > size.width and x > 12:
-            x, y = 12.0, y + 20
+            x, y = 12, y + 20
         dashes = ' stroke-dasharray="7 4"' if method >= TONES else ""
         parts.append(
-            f'<g class="{kind}" data-m="{method}"><path d="M{_numbers(x, y)}h16" stroke="currentColor" '
-            f'stroke-width="3"{dashes}/><text x="{_numbers(x + 22)}" y="{_numbers(y + 4)}">{escape(shown)}</text></g>'
+            f'<g class="key {_kind(chart, method, hidden=hidden)}" data-m="{method}" data-wide="{wide}" '
+            f'transform="translate({x} {y})"><path d="M0 0h16" stroke="currentColor" stroke-width="3"{dashes}/>'
+            f'<text x="22" y="4">{escape(shown)}</text></g>'
         )
         x += wide
-    return "".join(parts), (int(y) - size.height + 14 if parts else 0)
+    return "".join(parts), (y - size.height + 14 if parts else 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from downslope.referee.errors import RaceError
 from downslope.referee.files import make_folder, write_text
 
-__all__ = ["HUES", "STYLE", "check_path", "points", "save", "spread", "svg"]
+__all__ = ["HUES", "STYLE", "breadth", "check_path", "points", "save", "shortened", "spread", "svg"]
 
 HUES = ("#3b6fb6", "#d9622b", "#2f8f6b", "#a4569c", "#b8860b", "#5aa3c7", "#c2455c", "#7a7f3a", "#7b68c4", "#8d6e63")
 """Colours that differ in lightness as well as in hue, and are read on white and on black."""
@@ -40,6 +40,29 @@ def points(pairs: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
 
 
+def breadth(text: str) -> float:
+    """Pixels to reserve for a text of 12 pixels: what the widest of the usual faces (DejaVu Sans) takes."""
+    return sum(_letter(letter) for letter in text)
+
+
+def _letter(letter: str) -> float:
+    if letter in " !'(),-./:;IJ[]fijlrt|":
+        return 5.0
+    if letter in "%@MWmw…" or letter > "\u1100":
+        return 12.0
+    return 10.0 if letter.isupper() or not letter.isalnum() else 7.7
+
+
+def shortened(text: str, room: float) -> str:
+    """The text, or as much of it as there is room for and an ellipsis."""
+    if breadth(text) <= room:
+        return text
+    kept = 1
+    while kept < len(text) and breadth(text[: kept + 1]) + 12 <= room:
+        kept += 1
+    return f"{text[:kept]}…"
+
+
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Places near the wanted ones, in their order, `gap` apart and between two ends as far as there is room."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
@@ -56,7 +79,9 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def check_path(path: Path) -> None:
-    """Refuse, before anything runs, a file that cannot be written."""
+    """Refuse, before anything runs, a file that cannot be written, and a name that promises another format."""
+    if path.suffix.lower() not in ("", ".svg"):
+        raise RaceError(f"{path} would hold an SVG picture; name a file that ends in .svg.", bad_input=True)
     try:
         make_folder(path.parent)
         if path.is_dir():

@@ -6,10 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from downslope.referee.draw import TONES, Axis, Band, Bar, Chart, Dot, Figure, Layer, Line, Rule
-from downslope.referee.series import Curve, curve_range, leading, median_curve, method_index, pace, seed_runs, thin
+from downslope.referee.draw import Axis, Band, Bar, Chart, Dot, Figure, Layer, Line, Rule
+from downslope.referee.series import (
+    Curve,
+    curve_range,
+    leading,
+    measured,
+    median_curve,
+    method_index,
+    pace,
+    seed_runs,
+    thin,
+)
 from downslope.referee.spaces import hyper_figures
-from downslope.referee.words import number, percent, seconds_text
+from downslope.referee.words import exact, number, percent, seconds_text
 
 __all__ = ["metric_chart", "profile_figure", "workload_figures"]
 
@@ -39,7 +49,7 @@ def _opened(figure: Figure, shown: Sequence[str]) -> Figure:
 
 
 def _uncrowded(chart: Chart, shown: Sequence[str]) -> Chart:
-    if len(chart.layers) <= TONES or chart.rows:
+    if chart.rows:
         return chart
     return replace(chart, layers=tuple(replace(each, hidden=each.label not in shown) for each in chart.layers))
 
@@ -51,8 +61,9 @@ def _views(w: Content, build: Any) -> dict[str, Chart]:
     return charts | ({"second": build(factors)} if factors else {})
 
 
-def _x(factors: Mapping[str, float] | None, label: str) -> float:
-    return 1.0 if factors is None else factors.get(label, 1.0)
+def _paces(w: Content, factors: Mapping[str, float] | None) -> Mapping[str, float]:
+    """What a step is on the axis of x, for each method that has a place there: by second, those that were timed."""
+    return dict.fromkeys((s["label"] for s in w["standings"]), 1.0) if factors is None else factors
 
 
 def _at(value: float, factors: Mapping[str, float] | None) -> str:
@@ -72,10 +83,11 @@ def _curves(content: Content, w: Content, what: str, name: str) -> Figure | None
         return None
     title = f"Validation: {name}" if what == "metric" else "Training loss"
     lines = ", thin lines are seeds" if _thin_lines(runs) else ""
+    seconds = "" if pace(w) is None else " Seconds are steps times the seconds per step measured apart."
     caption = (
         f"{'' if what == 'metric' else 'Mean since the last evaluation. '}Median over seeds at the tuned point; the "
         f"band reaches from the lowest to the highest{lines}; a run that has reached the "
-        "target keeps its last value. Seconds are steps times the seconds per step measured apart."
+        f"target keeps its last value.{seconds}"
     )
     return Figure(what, title, caption, _views(w, lambda f: metric_chart(content, w, what, name, f, runs)))
 
@@ -97,14 +109,15 @@ def metric_chart(
     runs = runs if runs is not None else {s["label"]: seed_runs(w, s["label"]) for s in w["standings"]}
     curves = {label: median_curve(r, what) for label, r in runs.items()}
     target = entry["target"] if what == "metric" else None
+    paces = _paces(w, factors)
+    drawn = [label for label in reversed(list(curves)) if curves[label]["step"] and label in paces]
     layers = [
         _curve_layer(content, label, curves[label], runs[label] if _thin_lines(runs) else [], what, factors)
-        for label in reversed(list(curves))
-        if curves[label]["step"]
+        for label in drawn
     ]
     low, high = curve_range([curves[label] for label in shown], target) or (0.0, 1.0)
-    ends = [c["step"][-1] * _x(factors, label) for label, c in curves.items() if c["step"]]
-    rules = (Rule(target, f"target {number(target)}"),) if target is not None else ()
+    ends = [curves[label]["step"][-1] * paces[label] for label in drawn]
+    rules = (Rule(target, f"target {exact(target)}"),) if target is not None else ()
     x = Axis(_unit(factors), 0.0, max(ends, default=1.0) or 1.0)
     chart = Chart(f"{w['name']}: {name} by {_word(factors)}", x, Axis(name, low, high), tuple(layers), rules)
     return _uncrowded(chart, shown)
@@ -117,7 +130,7 @@ def _word(factors: Mapping[str, float] | None) -> str:
 def _curve_layer(
     content: Content, label: str, c: Curve, runs: Sequence[Any], what: str, factors: Mapping[str, float] | None
 ) -> Layer:
-    k = _x(factors, label)
+    k = 1.0 if factors is None else factors[label]
     rows = thin(list(zip([s * k for s in c["step"]], c["median"], c["low"], c["high"], strict=True)), POINTS)
     shapes: list[Line | Band] = [Band([(x, low, high) for x, _, low, high in rows])]
     for run in runs:
@@ -143,9 +156,9 @@ def _survival(content: Content, w: Content) -> Figure:
 
 
 def _survival_chart(content: Content, w: Content, factors: Mapping[str, float] | None) -> Chart:
-    layers, end = [], 1.0
-    for s in reversed(w["standings"]):
-        k = _x(factors, s["label"])
+    layers, end, paces = [], 0.0, _paces(w, factors)
+    for s in (s for s in reversed(w["standings"]) if s["label"] in paces):
+        k = paces[s["label"]]
         rows = [(0.0, 1.0, 1.0, 1.0), *((t, share, low, high) for t, share, low, high in s["waiting"])]
         if rows[-1][1] > 0:
             rows.append((float(s["budget"]), *rows[-1][1:]))
@@ -156,7 +169,7 @@ def _survival_chart(content: Content, w: Content, factors: Mapping[str, float] |
         layers.append(Layer(method_index(content, s["label"]), s["label"], shapes, hover))
     share = Axis("runs not yet at the target", 0.0, 1.0, ticks=tuple((v / 4, percent(v / 4)) for v in range(5)))
     title = f"{w['name']}: not yet at the target, by {_word(factors)}"
-    return Chart(title, Axis(_unit(factors), 0.0, end * 1.02), share, tuple(layers))
+    return Chart(title, Axis(_unit(factors), 0.0, (end or 1.0) * 1.02), share, tuple(layers))
 
 
 def _arrivals(content: Content, w: Content) -> Figure:
@@ -167,23 +180,23 @@ def _arrivals(content: Content, w: Content) -> Figure:
 
 def _arrivals_chart(content: Content, w: Content, factors: Mapping[str, float] | None) -> Chart:
     ordered = list(reversed(w["standings"]))
-    budget = max(s["budget"] * _x(factors, s["label"]) for s in ordered)
+    paces = _paces(w, factors)
+    timed = [s for s in ordered if s["label"] in paces]
+    budget = max(s["budget"] * paces[s["label"]] for s in timed)
     anything = any(None in s["arrivals"] for s in ordered)
     missed, layers = budget * 1.08, []
-    longest = max(
-        (t * _x(factors, s["label"]) for s in ordered for t in s["arrivals"] if t is not None), default=budget
-    )
+    longest = max((t * paces[s["label"]] for s in timed for t in s["arrivals"] if t is not None), default=budget)
     for i, s in enumerate(ordered):
-        k, e = _x(factors, s["label"]), s["steps"]
+        k, e = paces.get(s["label"]), s["steps"]  # who was not timed never ran, and has nothing but misses
         shapes: list[Bar | Dot] = []
         hover: list[tuple[float, float, str]] = []
-        if e["low"] is not None:
+        if k is not None and e["low"] is not None:
             shapes.append(Bar(e["low"] * k, missed if e["high"] is None else e["high"] * k, i))
         for j, t in enumerate(s["arrivals"]):
-            x = missed if t is None else t * k
-            shapes.append(Dot(x, i, "cross" if t is None else "dot"))
-            hover.append((x, float(i), f"seed {j + 1}: {'missed' if t is None else _at(x, factors)}"))
-        if e["value"] is not None:
+            x = missed if t is None or k is None else t * k
+            shapes.append(Dot(x, i, "cross" if x == missed else "dot"))
+            hover.append((x, float(i), f"seed {j + 1}: {'missed' if x == missed else _at(x, factors)}"))
+        if k is not None and e["value"] is not None:
             shapes.append(Dot(e["value"] * k, i, "upright"))
         layers.append(Layer(method_index(content, s["label"]), s["label"], tuple(shapes), tuple(hover)))
     title = f"{'steps' if factors is None else 'seconds'} to the target"
@@ -296,10 +309,10 @@ def profile_figure(content: Content) -> Figure | None:
         hover = tuple((t, v, f"τ = {number(t)}: {percent(v)} of the workloads") for t, v in thin(points, POINTS))
         layers.append(Layer(method_index(content, label), label, (Line(thin(points, 400), stairs=True),), hover))
     y = Axis("workloads solved", 0.0, 1.03, ticks=tuple((v / 4, percent(v / 4)) for v in range(5)))
-    x = Axis("τ: times the fastest method's time", taus[0], taus[-1])
+    x = Axis(f"τ: times the fastest method's {measured(content)}", taus[0], taus[-1])
     caption = (
-        "The share of workloads that a method solves within τ times the time of the fastest one there. The score is "
-        "the area under this curve, as AlgoPerf defines it: 1 is the fastest everywhere."
+        f"The share of workloads that a method solves within τ times the {measured(content)} of the fastest one there. "
+        "The score is the area under this curve, as AlgoPerf defines it: 1 is the fastest everywhere."
     )
     chart = Chart("Performance profile over workloads", x, y, tuple(reversed(layers)))
     shown = leading(content, [place["label"] for place in content["order"]])

@@ -37,7 +37,10 @@ def picture(content: Mapping[str, Any]) -> str:
 
 
 def pictures(content: Mapping[str, Any]) -> dict[str, str]:
-    """Every figure of the report as an SVG file's text, by a name that is safe as a file's."""
+    """Every figure of the report as an SVG file's text, by a name that is safe as a file's.
+
+    A figure in which nothing is seen at first is left out.
+    """
     found = {}
     slugs = _slugs([w["name"] for w in content["workloads"]])
     figures = [
@@ -46,6 +49,8 @@ def pictures(content: Mapping[str, Any]) -> dict[str, str]:
     profile = profile_figure(content)
     for where, figure in [*figures, *([("all", profile)] if profile else [])]:
         for by, chart in figure.charts.items():
+            if all(layer.hidden for layer in chart.layers):
+                continue
             name = "-".join(x for x in (where, figure.key, by) if x)
             found[name] = draw(chart, SMALL if figure.small else WIDE, "c") + "\n"
     return found

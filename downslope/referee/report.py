@@ -17,7 +17,7 @@ from downslope.referee.files import write_text
 from downslope.referee.picture import picture, pictures
 from downslope.referee.series import leading, method_index
 from downslope.referee.tables import badge, comparison_table, method_name, order_table, standing_table
-from downslope.referee.words import listing, number, percent
+from downslope.referee.words import exact, listing, number, percent
 
 __all__ = ["page", "write"]
 
@@ -94,8 +94,11 @@ def _words(content: Content) -> str:
 
 
 def _overall(content: Content, hover: dict[str, Any]) -> str:
-    figure = profile_figure(content)
-    drawn = f'<div class="grid">{_figure("all", figure, hover)}</div>' if figure else ""
+    figure, labels = profile_figure(content), [place["label"] for place in content["order"]]
+    drawn = ""
+    if figure:
+        bar = f'<div class="bar">{_chips(content, labels)}</div>'
+        drawn = f'{_crowd(content, labels)}{bar}<div class="grid">{_figure("all", figure, hover)}</div>'
     return (
         f'<section class="first" data-section="all"><h2>Over all workloads</h2>{order_table(content)}{drawn}</section>'
     )
@@ -105,14 +108,14 @@ def _section(content: Content, w: Content, key: str, hover: dict[str, Any]) -> s
     entry = w["workload"]
     several = len(content["workloads"]) > 1
     facts = {
-        "target": f"{entry['metric_name']} {'≥' if entry['goal'] == 'max' else '≤'} {number(entry['target'])}",
+        "target": f"{entry['metric_name']} {'≥' if entry['goal'] == 'max' else '≤'} {exact(entry['target'])}",
         "budget": f"{number(entry['steps'])} steps, evaluated every {entry['evaluate_every']}",
         "tuning": f"none here, its runs have what was tuned on {entry['variant_of']}" if _borrowed(content, w) else "",
         "data": entry["data"],
         "licence": entry["licence"],
         "target set by": entry["target_origin"],
     }
-    figures = workload_figures(content, w)
+    figures, labels = workload_figures(content, w), [s["label"] for s in w["standings"]]
     large = "".join(_figure(key, f, hover) for f in figures if not f.tuning)
     tuning = "".join(_figure(key, f, hover) for f in figures if f.tuning)
     parts = [
@@ -120,8 +123,8 @@ def _section(content: Content, w: Content, key: str, hover: dict[str, Any]) -> s
         f"<p>{escape(entry['description'])}</p>" if entry["description"] else "",
         _verdict(w["verdict"], 'p class="verdict"').replace('</p class="verdict">', "</p>") if several else "",
         '<ul class="facts">' + "".join(_fact(k, v) for k, v in facts.items() if v) + "</ul>",
-        _crowd(content, w),
-        f'<div class="bar">{_chips(content, w)}{_switch(figures)}</div>',
+        _crowd(content, labels),
+        f'<div class="bar">{_chips(content, labels)}{_switch(figures)}</div>',
         f'<div class="grid">{large}</div>',
         standing_table(content, w),
         _comparisons(content, w),
@@ -141,8 +144,7 @@ def _fact(name: str, text: str) -> str:
     return f"<li>{escape(name)} <b>{escape(str(text))}</b></li>"
 
 
-def _chips(content: Content, w: Content) -> str:
-    labels = [s["label"] for s in w["standings"]]
+def _chips(content: Content, labels: Sequence[str]) -> str:
     shown = leading(content, labels)
     chips = "".join(
         f'<button type="button" class="chip t{method_index(content, label) % TONES}" '
@@ -152,9 +154,8 @@ def _chips(content: Content, w: Content) -> str:
     return f'<div class="chips" role="group" aria-label="Show methods">{chips}</div>'
 
 
-def _crowd(content: Content, w: Content) -> str:
+def _crowd(content: Content, labels: Sequence[str]) -> str:
     """Which methods the figures begin with, where all would be too many."""
-    labels = [s["label"] for s in w["standings"]]
     first = len(leading(content, labels))
     if first == len(labels):
         return ""
@@ -287,11 +288,24 @@ def _what_ran(content: Content) -> str:
         f"<section><h2>What ran</h2><dl>{rows}</dl>{_stopped(content)}"
         f"<p>The test is the {escape(test['name'])}. A run that missed its target, or broke, counts as slower than any "
         "that reached it. The verdict is on the tuned points that this budget found; another draw of tuning trials may "
-        "find others. Seconds per step were measured apart from the trials, all methods in turns in one process. Of "
-        f"the {percent(test['level'])}, {percent(test['of it for timing'])} is kept for the uncertainty of those "
-        f"seconds, and differences of seconds per step below {percent(test['timing floor'])} are not counted.</p>"
+        f"find others. {_timing(content)}</p>"
         f"{''.join(_fold(title, text) for title, text in folds.items())}</section>"
     )
+
+
+def _timing(content: Content) -> str:
+    """How seconds per step were measured and what they cost, and where they were not."""
+    test, said = content["test"], []
+    by_steps = [w["name"] for w in content["workloads"] if w["judgement"]["measure"] == "steps"]
+    if len(by_steps) < len(content["workloads"]):
+        said.append(
+            "Seconds per step were measured apart from the trials, all methods in turns in one process. Of the "
+            f"{percent(test['level'])}, {percent(test['of it for timing'])} is kept for the uncertainty of those "
+            f"seconds, and differences of seconds per step below {percent(test['timing floor'])} are not counted."
+        )
+    if by_steps:
+        said.append(f"Not every method was timed on {escape(listing(by_steps, 'or'))}; steps alone count there.")
+    return " ".join(said)
 
 
 def _stopped(content: Content) -> str:

@@ -10,15 +10,19 @@ from html import escape
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from downslope.referee.drawing import HUES, points, spread, svg
+from downslope.referee.drawing import HUES, breadth, points, shortened, spread, svg
 from downslope.referee.errors import RaceError
 from downslope.referee.profiles import Profile
 
 __all__ = ["pairs", "picture", "plain", "ranked", "report", "show"]
 
-WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 56, 210, 44, 52
+ACROSS, LEFT, TOP, BOTTOM = 454, 56, 44, 52
+NAME, ROW = 240, 17
+"""Pixels that a name may take, and that stand between two."""
+SHIFT = 3.0
+"""Pixels that the first and the last of the curves are moved, so that equal shares can be told apart."""
 
 
 def pairs(text: str | None, option: str) -> dict[str, float] | None:
@@ -70,11 +74,11 @@ def show(profile: Profile, console: Console) -> None:
     """The scores as a table, with the times relative to the fastest where the terminal is wide enough for them."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("submission", "score", "targets", f"speed-up over {profile.baseline}"):
-        table.add_column(name, justify="left" if name == "submission" else "right", overflow="fold")
+        table.add_column(Text(name), justify="left" if name == "submission" else "right", overflow="fold")
     width = 50 + max(len(s) for s in profile.score) + len(profile.baseline)
     with_ratios = width + sum(max(6, len(w)) + 2 for w in profile.workloads) <= console.width
     for w in profile.workloads if with_ratios else ():
-        table.add_column(w, justify="right")
+        table.add_column(Text(w), justify="right")
     for s in ranked(profile):
         speedup = profile.speedup[s]
         cells = [s, f"{profile.score[s]:.4f}", f"{_reached(profile, s)} of {len(profile.workloads)}"]
@@ -82,7 +86,7 @@ def show(profile: Profile, console: Console) -> None:
         cells.append("–" if speedup is None else f"{speedup:.3g} ×{over}")
         if with_ratios:
             cells += [_ratio(r) for r in profile.ratios[s].values()]
-        table.add_row(*cells)
+        table.add_row(*map(Text, cells))
     console.print(table)
 
 
@@ -96,26 +100,28 @@ def _ratio(r: float) -> str:
 
 def picture(profile: Profile) -> str:
     """The performance profiles: share of workloads reached within τ times the fastest, with the score beside each."""
-    last = profile.tau[-1]
+    last, order = profile.tau[-1], ranked(profile)
+    names = {s: shortened(s, NAME) for s in order}
+    height = max(284, ROW * (len(order) - 1))
 
     def x(tau: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (tau - 1) / (last - 1)
+        return LEFT + ACROSS * (tau - 1) / (last - 1)
 
     def y(share: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
+        return TOP + height * (1 - share)
 
-    order = ranked(profile)
     parts = [f'<text class="title" x="{LEFT}" y="24">Workloads reached within τ times the fastest</text>']
     for i in range(5):
         parts.append(f'<line class="grid" x1="{x(1)}" x2="{x(last)}" y1="{y(i / 4):.1f}" y2="{y(i / 4):.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y(i / 4) + 4:.1f}" text-anchor="end">{25 * i} %</text>')
     for i in range(7):
         tau = 1 + (last - 1) * i / 6
-        parts.append(f'<text x="{x(tau):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{tau:.3g}</text>')
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">τ</text>')
-    apart = [(i - (len(order) - 1) / 2) for i in range(len(order))]  # pixels, so that equal shares can be told apart
+        parts.append(f'<text x="{x(tau):.1f}" y="{TOP + height + 20}" text-anchor="middle">{tau:.3g}</text>')
+    parts.append(f'<text x="{LEFT + ACROSS / 2}" y="{TOP + height + 40}" text-anchor="middle">τ</text>')
+    middle = (len(order) - 1) / 2
+    apart = [(i - middle) * min(1.0, SHIFT / (middle or 1.0)) for i in range(len(order))]
     ends = [y(profile.share[s][-1]) + gap for s, gap in zip(order, apart, strict=True)]
-    places = spread(ends, 17, TOP, HEIGHT - BOTTOM)
+    places = spread(ends, ROW, TOP, TOP + height)
     for i, s in reversed(list(enumerate(order))):  # the best lies on top
         line = _steps(profile.tau, profile.share[s])
         drawn = points([(x(t), y(v) + apart[i]) for t, v in line])
@@ -125,10 +131,11 @@ def picture(profile: Profile) -> str:
         parts.append(f'<polyline points="{drawn}" {stroke} stroke-width="2"/>')
         elbow = points([(x(last), ends[i]), (x(last) + 10, places[i]), (x(last) + 16, places[i])])
         parts.append(f'<polyline points="{elbow}" {stroke} stroke-width="1.2"/>')
-        label = f'{escape(s)} <tspan class="strong">{profile.score[s]:.3f}</tspan>'
+        label = f'{escape(names[s])} <tspan class="strong">{profile.score[s]:.3f}</tspan>'
         parts.append(f'<text x="{x(last) + 20}" y="{places[i] + 4:.1f}">{label}</text>')
     spoken = "; ".join(f"{s} {profile.score[s]:.3f}" for s in order)
-    return svg(WIDTH, HEIGHT, f"Performance profiles; scores: {spoken}", parts)
+    width = round(x(last) + 20 + max(map(breadth, names.values())) + breadth(" 0.000") + 12)
+    return svg(width, TOP + height + BOTTOM, f"Performance profiles; scores: {spoken}", parts)
 
 
 def _steps(tau: Sequence[float], share: Sequence[float]) -> list[tuple[float, float]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from downslope.referee.draw import TONES
 
-__all__ = ["Curve", "curve_range", "leading", "median_curve", "method_index", "pace", "seed_runs", "thin"]
+__all__ = ["Curve", "curve_range", "leading", "measured", "median_curve", "method_index", "pace", "seed_runs", "thin"]
 
 Run = Mapping[str, Sequence[float | None]]
 Curve = dict[str, list[float]]
@@ -42,7 +42,9 @@ def leading(content: Mapping[str, Any], ranked: Sequence[str]) -> list[str]:
 def seed_runs(w: Mapping[str, Any], label: str) -> list[dict[str, list[Any]]]:
     """The curves of the judging runs of a method: step, second, metric and loss at each evaluation."""
     prefix = f"{w['name']}/{label}/seed/"
-    curves = [t["curve"] for t in w["trials"] if t["task"].startswith(prefix)]
+    count = next(len(s["arrivals"]) for s in w["standings"] if s["label"] == label)
+    judged = {f"{prefix}{index:03d}" for index in range(count)}
+    curves = [t["curve"] for t in w["trials"] if t["task"] in judged]
     names = {"step": "step", "second": "seconds", "metric": "metric", "loss": "loss"}
     return [{name: [p[field] for p in curve] for name, field in names.items()} for curve in curves if curve]
 
@@ -70,11 +72,17 @@ def _known(run: Run, what: str) -> tuple[list[float], list[float]]:
 
 
 def pace(w: Mapping[str, Any]) -> dict[str, float] | None:
-    """Seconds per step of every method that ran: those measured apart, or None where they were not."""
+    """Seconds per step of every method that ran, measured apart, and of no other; None where they were not."""
     ran = [s for s in w["standings"] if s["tuned"] is not None]
     if not ran or any(s["seconds"] is None for s in ran):
         return None
     return {s["label"]: s["seconds"]["value"] for s in ran}
+
+
+def measured(content: Mapping[str, Any]) -> str:
+    """What the workloads that score are judged by: `time`, `steps`, or `time or steps`."""
+    scored = [w for w in content["workloads"] if w["name"] in content["profile"]["workloads"]]
+    return " or ".join(sorted({w["judgement"]["measure"] for w in scored}, reverse=True))
 
 
 def curve_range(curves: Sequence[Curve], target: float | None) -> tuple[float, float] | None:

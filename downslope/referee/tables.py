@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from downslope.referee.draw import TONES
-from downslope.referee.series import method_index
+from downslope.referee.series import measured, method_index
 from downslope.referee.spaces import shown
 from downslope.referee.words import number, percent, seconds_text
 
@@ -59,9 +59,12 @@ def _name(content: Content, label: str) -> str:
     return _cell(method_name(content, label), value=label, kind="name")
 
 
-def _between(e: Content, show: Callable[[Any], str]) -> list[str]:
-    """An interval in small print, with its coverage where it is not the usual one; a unit is said once."""
-    low, high = ("missed" if e[end] is None else show(e[end]) for end in ("low", "high"))
+def _between(e: Content, show: Callable[[Any], str], beyond: str = "missed") -> list[str]:
+    """An interval in small print, with its coverage where it is not the usual one; a unit is said once.
+
+    `beyond` stands for an end that there is not.
+    """
+    low, high = (beyond if e[end] is None else show(e[end]) for end in ("low", "high"))
     unit = high.rpartition(" ")[2]
     if " " in high and not unit[0].isdigit() and low.endswith(f" {unit}"):
         low = low.removesuffix(f" {unit}")
@@ -77,7 +80,11 @@ def _estimate(e: Content | None, show: Callable[[Any], str], *more: str) -> str:
 
 
 def _mega(size: float | None) -> str:
-    return "–" if size is None else f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e9:.2f} GB"
+    if size is None:
+        return "–"
+    if size < 1e5:
+        return f"{number(size / 1e3)} kB"
+    return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e9:.2f} GB"
 
 
 def _plural(n: int, what: str) -> str:
@@ -106,10 +113,14 @@ def standing_table(content: Content, w: Content) -> str:
                 _cell(escape(tuned) or ("defaults" if s["tuned"] is not None else "–"), kind="text"),
             ]
         )
+    time = (
+        "Time is steps times seconds per step; the first step, with all that is built or compiled in it, stands apart."
+        if any(s["seconds"] for s in w["standings"])
+        else "Seconds per step were not measured, so there is no time."
+    )
     caption = (
         "Medians over seeds with their intervals, and what these cover where it is less than 95 %: few seeds give no "
-        "better. Time is steps times seconds per step; the first step, with all that is built or compiled in it, "
-        "stands apart. Peak memory is what training added to a fresh process."
+        f"better. {time} Peak memory is what training added to a fresh process."
     )
     return _table(caption, names, rows, text=[0, 8])
 
@@ -134,7 +145,7 @@ def comparison_table(content: Content, comparisons: Sequence[Content], caption: 
             [
                 _name(content, c["label"]),
                 _cell(badge(c["word"]), value=list(SIGNS).index(c["word"]) if c["word"] in SIGNS else 9, kind="text"),
-                _cell(times, small=_between(ratio, lambda v: f"{number(v)} ×"), value=ratio["value"]),
+                _cell(times, small=_between(ratio, lambda v: f"{number(v)} ×", beyond="any"), value=ratio["value"]),
                 _cell(percent(round(c["first"], 3)), value=c["first"]),
                 _cell(number(c["adjusted"], 2), small=[f"alone {number(c['p'], 2)}"], value=c["adjusted"]),
                 _cell(percent(c["level"]), value=c["level"]),
@@ -142,7 +153,9 @@ def comparison_table(content: Content, comparisons: Sequence[Content], caption: 
                 _cell(reach, value=c["detectable"]),
             ]
         )
-    found = _table(f"{caption} {_tests(comparisons)}", names, rows, text=[0, 1])
+    single = " The interval of “takes” is that of one comparison alone; the word is corrected for the others."
+    caption = f"{caption} {_tests(comparisons)}{single if len(comparisons) > 1 else ''}"
+    found = _table(caption, names, rows, text=[0, 1])
     notes = dict.fromkeys(c["note"] for c in comparisons if c["note"])
     return found + "".join(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in notes)
 
@@ -161,26 +174,25 @@ def _tests(comparisons: Sequence[Content]) -> str:
 
 def order_table(content: Content) -> str:
     """The methods over all workloads."""
-    profile = content.get("profile") or {}
-    names = ["method", "targets reached", "times the fastest", *(["score"] if profile else [])]
+    profile = content["profile"]
+    names = ["method", "targets reached", "times the fastest", "score"]
     rows = []
     for place in content["order"]:
         label, factor = place["label"], place["factor"]
         row = [
             _name(content, label),
-            _cell(f"{place['targets']} of {len(content['workloads'])}", value=place["targets"]),
+            _cell(f"{place['targets']} of {len(profile['workloads'])}", value=place["targets"]),
             _cell("–" if factor is None else f"{number(factor)} ×", value=factor),
+            _cell(number(profile["score"][label]), value=profile["score"][label]),
         ]
-        if profile:
-            score = profile["score"].get(label)
-            row.append(_cell("–" if score is None else number(score), value=score))
         for w in content["workloads"]:
             s = next(s for s in w["standings"] if s["label"] == label)
             measure = w["judgement"]["measure"]
             row.append(_estimate(s[measure], seconds_text if measure == "time" else number))
         rows.append(row)
     caption = (
-        "Targets reached by half of the seeds, then the geometric mean of time to target relative to the fastest"
-        f"{', then the area under the performance profile' if profile else ''}."
+        f"Targets reached by more than half of the seeds, then the geometric mean of {measured(content)} to target "
+        "relative to the fastest, then the area under the performance profile. Variants are held out: they only take a "
+        "target away."
     )
     return _table(caption, [*names, *(w["name"] for w in content["workloads"])], rows, text=[0])

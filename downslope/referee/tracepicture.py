@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from downslope.referee.contours import level_lines
 from downslope.referee.drawing import HUES, points, svg
@@ -69,7 +70,7 @@ def report(trace: Trace, path: FilePath, *, as_json: bool = False) -> None:
         return
     table = Table(*head, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table)
     console.print(f"Picture: {path}", markup=False, soft_wrap=True)
 
@@ -93,7 +94,7 @@ def picture(trace: Trace) -> str:
     ]
     drawn = [_visible([place(p) for p in path.points], height) for path in trace.paths]
     for i, (path, line) in enumerate(zip(trace.paths, drawn, strict=True)):
-        parts += _path(path, line, HUES[i % len(HUES)])
+        parts += _path(path, line, i)
     parts += [*_marks(ground, place), f'</g><rect class="outline" {frame} stroke-width="0.6"/>']
     parts += _names(trace, drawn, height)
     parts += _legend(trace)
@@ -148,13 +149,19 @@ def _visible(line: Sequence[tuple[float, float]], height: float) -> list[tuple[f
     return list(line)
 
 
-def _path(path: Path, line: Sequence[tuple[float, float]], hue: str) -> list[str]:
-    """A path with a dot for every step, and a cross where it diverged."""
+def _path(path: Path, line: Sequence[tuple[float, float]], number: int) -> list[str]:
+    """A path with a dot for every step, and a cross where it diverged.
+
+    From the eleventh on, paths are dashed, and dots that would fill the gaps are left out.
+    """
+    hue, dashed = HUES[number % len(HUES)], number >= len(HUES)
     corners = f'points="{points(_thinned(line, 0.3))}"'
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.7"/>' for x, y in _thinned(line, 1.0)[1:])
+    spots = _thinned(line, 12.0 if dashed else 1.0)[1:]
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.7"/>' for x, y in spots)
+    dashes = ' stroke-dasharray="6 4"' if dashed else ""
     found = [
         f'<g fill="none" stroke-linejoin="round"><polyline class="halo" {corners} stroke-width="4.5" opacity="0.75"/>',
-        f'<polyline {corners} stroke="{hue}" stroke-width="1.8"/></g>',
+        f'<polyline {corners} stroke="{hue}" stroke-width="1.8"{dashes}/></g>',
         f'<g fill="{hue}">{dots}</g>',
     ]
     if path.broken is not None:
@@ -213,7 +220,10 @@ def _legend(trace: Trace) -> list[str]:
     x, found = LEFT + PLOT + 20, []
     for i, path in enumerate(trace.paths):
         y = TOP + 14 + 62 * i
-        found.append(f'<circle cx="{x}" cy="{y - 4}" r="5" fill="{HUES[i % len(HUES)]}"/>')
+        hue = HUES[i % len(HUES)]
+        dashed = f'fill="none" stroke="{hue}" stroke-width="2" stroke-dasharray="3.7 2.6"'
+        look = dashed if i >= len(HUES) else f'fill="{hue}"'
+        found.append(f'<circle cx="{x}" cy="{y - 4}" r="5" {look}/>')
         found.append(f'<text class="title" x="{x + 12}" y="{y}">{escape(path.method)}</text>')
         tried = f"{path.hits} of {path.tried} settings arrive"
         for k, words in enumerate((settings(path.hyper), outcome(path), tried)):

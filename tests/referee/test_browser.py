@@ -160,7 +160,7 @@ def test_hover_tells_the_nearest_point_and_the_switch_counts_seconds(visit: Call
 
 def test_a_hidden_method_is_not_found_by_hover(visit: Callable[..., Page]):
     page = visit()
-    svg = page.locator("#w0-arrivals .view:not([hidden]) .wide svg")
+    svg = page.locator(".panels figure .view:not([hidden]) svg:has(.m circle)").first
     svg.scroll_into_view_if_needed()
     spots = svg.locator(".m circle").evaluate_all(
         "dots => dots.map(d => [d.parentElement.dataset.m, d.getBoundingClientRect()])"

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from downslope.referee.draw import DARK, STYLE, WIDE, Axis, Chart, Dot, Layer, Line, draw
+from downslope.referee.drawing import breadth, shortened
 from downslope.referee.errors import RaceError
 from downslope.referee.figures import metric_chart, profile_figure, workload_figures
 from downslope.referee.picture import picture, pictures, raster, write_png
@@ -224,7 +225,7 @@ def test_of_many_methods_the_curves_begin_with_the_first_and_the_baseline():
     assert not any(layer.hidden for layer in figures["arrivals"].charts["step"].layers)  # they have rows of their own
     betas = next(f for f in figures.values() if f.title == "betas").charts[""]
     assert len(betas.layers) == 4
-    assert not any(layer.hidden for layer in betas.layers)  # few methods have it: nothing is crowded
+    assert [layer.hidden for layer in betas.layers] == [layer.label not in shown for layer in betas.layers]
     chart = figures["metric"].charts["step"]
     assert _methods(draw(chart, WIDE, "c", page=True), off=True) == {method_index(many, x) for x in ranked[7:-1]}
     assert _methods(draw(chart, WIDE, "c")) == set(range(8))
@@ -241,6 +242,40 @@ def test_of_many_methods_the_curves_begin_with_the_first_and_the_baseline():
 def _methods(svg: str, *, off: bool = False) -> set[int]:
     groups = [g for g in ElementTree.fromstring(svg).iter(f"{SVG}g") if g.get("data-m")]
     return {int(g.get("data-m", "")) for g in groups if ("off" in g.get("class", "").split()) == off}
+
+
+def test_a_method_that_never_ran_has_no_place_on_an_axis_of_seconds():
+    found = content(["w"], {"adamw": "adamw", "lion": "lion", "sgd": "sgd"})
+    (w,) = found["workloads"]
+    before = {f.key: f for f in workload_figures(found, w)}
+    never = w["standings"][-1]
+    never |= {"tuned": None, "seconds": None, "time": None, "arrivals": [None] * len(never["arrivals"])}
+    never |= {"steps": {"value": None, "low": None, "high": None, "coverage": 0.9}}
+    w["trials"] = [t for t in w["trials"] if t["task"].split("/")[1] != never["label"]]
+    figures = {f.key: f for f in workload_figures(found, w)}
+    waiting, arrivals = (figures[key].charts["second"] for key in ("waiting", "arrivals"))
+    assert never["label"] not in {layer.label for layer in waiting.layers}
+    assert never["label"] in {layer.label for layer in figures["waiting"].charts["step"].layers}
+    assert never["label"] in {layer.label for layer in arrivals.layers}
+    for key, chart in (("waiting", waiting), ("arrivals", arrivals)):
+        assert chart.x.high <= before[key].charts["second"].x.high, key
+
+
+def test_short_races_have_a_short_axis_of_seconds():
+    found = content(["w"], {"adamw": "adamw", "lion": "lion"})
+    (w,) = found["workloads"]
+    for s in w["standings"]:
+        s["seconds"] = {name: 1e-6 for name in s["seconds"]}
+    (waiting,) = (f for f in workload_figures(found, w) if f.key == "waiting")
+    assert waiting.charts["second"].x.high < 0.01
+
+
+def test_a_text_is_cut_only_where_the_widest_face_has_no_room():
+    assert breadth("adamw") >= 44  # DejaVu Sans at 12 pixels
+    assert shortened("adamw", breadth("adamw")) == "adamw"
+    cut = shortened("a name that is too long", 60)
+    assert cut.endswith("…")
+    assert breadth(cut) <= 60
 
 
 def test_names_that_leave_nothing_for_a_file_are_numbered():

@@ -24,9 +24,9 @@ KNOWN = set(
     re.findall(
         r"\S+",
         """aria-hidden aria-label aria-pressed charset class clip-path content cx cy d data-by data-frame data-full
-        data-key data-label data-m data-section data-value data-x data-y fill fill-opacity height hidden id lang name r
-        role rx scope stroke stroke-dasharray stroke-linejoin stroke-opacity stroke-width tabindex text-anchor type
-        value viewbox viewBox width x xmlns y""",
+        data-key data-label data-m data-section data-value data-wide data-x data-y fill fill-opacity height hidden id
+        lang name r role rx scope stroke stroke-dasharray stroke-linejoin stroke-opacity stroke-width tabindex
+        text-anchor transform type value viewbox viewBox width x xmlns y""",
     )
 )
 DRAWN = {"svg", "style", "rect", "text", "path", "circle", "clipPath", "g"}

@@ -12,8 +12,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from downslope.cli import app
-from downslope.referee import profile, scoreboard
-from downslope.referee.drawing import spread
+from downslope.referee import RaceError, profile, scoreboard
+from downslope.referee.drawing import check_path, spread
 
 runner = CliRunner()
 TEXT = "submission,mnist,wmt\nadamw,10,40\n<lion>,20,20\nsgd,,100\n"
@@ -112,3 +112,28 @@ def test_the_table_in_the_docs_is_what_is_printed(tmp_path: Path):
     out = io.StringIO()
     scoreboard.show(profile(path, baseline="adamw"), Console(file=out, width=100, force_terminal=False))
     assert [line.split() for line in shown.splitlines()[1:]] == [line.split() for line in out.getvalue().splitlines()]
+
+
+def test_names_are_shown_as_they_are_and_not_as_markup():
+    found = profile({"adamw[/b]": {"w[v2]": 1.0}, "lion[v2]": {"w[v2]": 2.0}}, baseline="lion[v2]")
+    out = io.StringIO()
+    scoreboard.show(found, Console(file=out, width=100, force_terminal=True))
+    assert "adamw[/b]" in out.getvalue()
+    assert "lion[v2]" in out.getvalue()
+
+
+def test_a_profile_of_many_submissions_has_room_for_all_their_names():
+    many = {f"submission number {i} {'m' * i}": {"w": 1.0 + i / 40} for i in range(40)}
+    drawing = ElementTree.fromstring(scoreboard.picture(profile(many)))
+    height = float(drawing.get("height", ""))
+    named = [t for t in drawing.iter("{http://www.w3.org/2000/svg}text") if "submission" in "".join(t.itertext())]
+    places = sorted(float(t.get("y", "")) for t in named)
+    assert len(places) == 40
+    assert 0 < places[0] < places[-1] < height
+    assert min(b - a for a, b in zip(places, places[1:], strict=False)) >= 12
+
+
+def test_a_picture_is_not_saved_under_the_name_of_another_format(tmp_path: Path):
+    with pytest.raises(RaceError, match=r"p\.png would hold an SVG picture; name a file that ends in \.svg\."):
+        check_path(tmp_path / "p.png")
+    check_path(tmp_path / "p.svg")

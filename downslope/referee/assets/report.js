@@ -80,10 +80,18 @@
     const view = [...figure.querySelectorAll(".view")].find((v) => !v.hidden);
     const svg = view.querySelector("svg").cloneNode(true);
     svg.querySelectorAll(".off").forEach((group) => group.remove());
-    const full = svg.dataset.full;
-    const [, , width, height] = numbers(full);
+    const [left, top, width] = numbers(svg.dataset.full);
+    let [x, y] = [12, svg.viewBox.baseVal.height + 18];
+    svg.querySelectorAll(".key").forEach((key) => { // the legend closes ranks
+      const wide = Number(key.dataset.wide);
+      if (x + wide > width && x > 12) [x, y] = [12, y + 20];
+      key.setAttribute("transform", `translate(${x} ${y})`);
+      x += wide;
+    });
+    const height = y + 14 - top;
     for (const name of Object.keys(svg.dataset)) delete svg.dataset[name];
-    for (const [name, value] of Object.entries({ viewBox: full, width, height })) svg.setAttribute(name, value);
+    const box = [left, top, width, height].join(" ");
+    for (const [name, value] of Object.entries({ viewBox: box, width, height })) svg.setAttribute(name, value);
     const style = document.createElementNS(SVG, "style");
     style.textContent = document.getElementById("figure-style").textContent;
     svg.prepend(style);
