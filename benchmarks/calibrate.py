@@ -69,6 +69,9 @@ def null_settings() -> Iterator[Setting]:
             yield Setting(name=name, seeds=5, max_seeds=20, ratios=ratios, timed=False)
     yield Setting(name="two tied pairs, 30 % censored", seeds=8, ratios=(1.4, 1.4, 1.0, 1.0), missed=0.3, timed=False)
     yield Setting(name="two tied pairs, by time", seeds=5, ratios=FAMILIES["two tied pairs, baseline behind"])
+    for spread, noise in ((0.01, 0.05), (0.01, 0.1), (0.03, 0.1)):
+        name = f"ten alike, by time, {100 * noise:g} % of noise"
+        yield Setting(name=name, seeds=8, ratios=(1.0,) * 10, spread=spread, grid=8, noise=noise)
 
 
 def baseline_settings() -> Iterator[Setting]:
@@ -78,6 +81,8 @@ def baseline_settings() -> Iterator[Setting]:
         yield Setting(name=name, ratios=(1.0,) * methods, seeds=seeds, grid=3, timed=False, compare="baseline")
     name = "17 alike, against the first, by time"
     yield Setting(name=name, ratios=(1.0,) * 17, seeds=8, grid=3, compare="baseline")
+    name = "33 alike, against the first, by time, 10 % of noise"
+    yield Setting(name=name, ratios=(1.0,) * 33, seeds=8, spread=0.03, grid=8, noise=0.1, compare="baseline")
 
 
 def uneven_settings() -> Iterator[Setting]:

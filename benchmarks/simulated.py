@@ -13,6 +13,7 @@ from downslope.referee.sequential import looks
 from downslope.referee.standing import Standing
 from downslope.referee.statistics import Estimate
 from downslope.referee.survival import median_time
+from downslope.referee.timing import turns_needed
 from downslope.referee.verdict import MARGIN, Comparison, Judgement, judge
 
 __all__ = ["Setting", "claims", "judge_stages", "race", "wrong"]
@@ -25,11 +26,11 @@ STEPS = 300
 class Setting:
     """How the runs of a simulated race arrive.
 
-    `ratios` are the methods' true times to the target, relative to each other; `spread` is the standard deviation of
-    their logarithm over seeds; `grid` the steps between evaluations; `missed` the share of a ratio-1 method's runs that
-    the budget cuts off; `diverged` the share that never arrives; `step_times` how many times as long as usual a
-    method's step takes (it then needs as many fewer steps); `uneven` how many times as much all methods but the first
-    scatter; `compare` as in a race.
+    `ratios` are the methods' true times to the target, relative to each other; `spread` is the standard deviation
+    of their logarithm over seeds; `grid` the steps between evaluations; `missed` the share of a ratio-1 method's
+    runs that the budget cuts off; `diverged` the share that never arrives; `step_times` how many times as long as
+    usual a method's step takes (it then needs as many fewer steps); `noise` the scatter of timings; `uneven` how
+    many times as much all methods but the first scatter; `compare` as in a race.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Setting:
     max_seeds: int | None = None
     margin: float = MARGIN
     timed: bool = True
+    noise: float = 0.05
     uneven: float = 1.0
     compare: str = "pairs"
 
@@ -83,12 +85,13 @@ def _arrivals(setting: Setting, rng: np.random.Generator, seeds: int) -> tuple[l
 
 
 def _turns(setting: Setting, rng: np.random.Generator) -> dict[str, list[float]]:
-    """Timings: 5 % noise that only slows down, and 1 % by where the process happened to put things."""
+    """The fewest timings that a race takes: noise that only slows down, and 1 % by where the process put things."""
     if not setting.timed:
         return {}
     slow = setting.step_times or (1.0,) * len(setting.ratios)
+    turns = turns_needed(math.comb(len(slow), 2))
     return {
-        f"m{i}": list(0.01 * s * (1 + 0.01 * rng.standard_normal()) * (1 + 0.05 * np.abs(rng.standard_normal(12))))
+        f"m{i}": list(s * (0.01 + 1e-4 * rng.standard_normal()) * (1 + setting.noise * abs(rng.standard_normal(turns))))
         for i, s in enumerate(slow)
     }
 
@@ -105,7 +108,7 @@ def _standing(label: str, arrivals: np.ndarray, budget: int, grid: int, turns: d
         arrivals=times,
         budget=budget,
         steps=Estimate(middle, None, None, 0.0),
-        mean_steps=Estimate(float(np.mean(np.minimum(times, budget))), None, None, 0.0),
+        mean_steps=float(np.mean(np.minimum(times, budget))),
         seconds=None if second is None else Estimate(second, second, second, 0.0),
         time=Estimate(by_time, None, None, 0.0) if turns else None,
         best_metric=0.0,

@@ -2,6 +2,7 @@
 
 The races that might have been are drawn from the runs that were: both methods' runs, each over its own median, smoothed
 a little; a run that never arrived stays one that never arrives, and one that would arrive after the budget is missed.
+Runs are seen to arrive at the next evaluation, so those between two evaluations are tied, as they were.
 """
 
 from __future__ import annotations
@@ -52,20 +53,23 @@ class Power:
         drawn = rng.choice(pool, (DRAWS, sum(self.runs))) * wider
         # Drawn from a smoothed sample of the same variance: three quarters from the runs, one quarter normal.
         self._logs = drawn * math.sqrt(0.75) + 0.5 * spread * rng.standard_normal(drawn.shape)
-        self._room = math.log(min(a.budget, b.budget) / middle)
+        self._room = min(a.budget, b.budget) / middle
+        self._grids = np.repeat([a.grid / middle, b.grid / middle], self.runs)
 
     def at(self, ratio: float) -> float:
         """The power to see that the first method needs `ratio` times as long as the second."""
         n = self.runs[0]
-        times = self._logs.copy()
-        times[:, :n] += math.log(max(ratio / self.timing, 1.0))
-        times[times > self._room] = math.inf
+        times = np.exp(self._logs)
+        times[:, :n] *= max(ratio / self.timing, 1.0)
+        found = np.isfinite(times) & (self._grids > 0)
+        grids = np.broadcast_to(self._grids, times.shape)[found]
+        times[found] = np.ceil(times[found] / grids) * grids
+        times[times > self._room * (1 + 1e-9)] = math.inf
         missed = np.isinf(times).sum(1)
-        ranks = times.argsort(1).argsort(1) + 1.0
-        last = sum(self.runs) - (missed - 1) / 2  # the mean rank of those that are tied in the last place
-        ranks = np.where(np.isinf(times), last[:, None], ranks)
+        before = (times[:, None, :] < times[:, :n, None]).sum(2)
+        level = (times[:, None, :] == times[:, :n, None]).sum(2)
         needed = np.array([_critical(*self.runs, int(k), self.level) for k in range(int(missed.max()) + 1)])
-        return float(np.mean(ranks[:, :n].sum(1) >= needed[missed] - 1e-9))
+        return float(np.mean((before + (level + 1) / 2).sum(1) >= needed[missed] - 1e-9))
 
     def detectable(self) -> float | None:
         """The smallest ratio that is seen with a chance of 80 %, to 1 %; None if even a factor of 20 is not."""

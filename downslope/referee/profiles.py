@@ -18,7 +18,7 @@ A score depends on who else is in the table: a new submission that is the fastes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,7 @@ def _bad(sentence: str) -> RaceError:
 
 def _bases(held_out: Sequence[str] | Mapping[str, str], workloads: Sequence[str]) -> dict[str, str]:
     """The base workload of every variant."""
-    if isinstance(held_out, str):
+    if isinstance(held_out, str) or not isinstance(held_out, Collection):
         raise _bad(f"held_out must be a list of workloads or a mapping from variants to bases; got {held_out!r}.")
     given = dict(held_out) if isinstance(held_out, Mapping) else None
     found: dict[str, str] = {}
@@ -167,10 +167,12 @@ def _check(
         raise _bad(f"baseline must be one of {', '.join(times)}; got {baseline!r}.")
     if budgets is None:
         return
+    if not isinstance(budgets, Mapping):
+        raise _bad(f"budgets must be a mapping from workloads to times; got {budgets!r}.")
     for w in scoring:
         if w not in budgets:
             raise _bad(f"budgets must have every workload; {w!r} is missing.")
-        if not 0 < budgets[w] < math.inf:
+        if not (isinstance(budgets[w], int | float) and 0 < budgets[w] < math.inf):
             raise _bad(f"budgets: the time for {w!r} must be a finite number > 0; got {budgets[w]!r}.")
         for s, mine in times.items():
             if budgets[w] < mine[w] < math.inf:

@@ -17,8 +17,8 @@ def race_profile(labels: Sequence[str], workloads: Sequence[Mapping[str, Any]]) 
     """Profile, scores and speed-ups over the first method, from the medians over seeds of a race.
 
     Each workload counts in what it is judged by: time to target, or steps where there is no time (`measure`). A method
-    that half of the seeds do not bring to the target has missed it. A variant of a workload that is raced too
-    (`name@variant`) does not score: who misses it has missed the workload (`held_out`). In the speed-up, a miss counts
+    that no more than half of the seeds bring to the target has missed it. A variant of a workload that is raced too
+    does not score: who misses it has missed the workload (`held_out`). In the speed-up, a miss counts
     as a run of the whole budget; a workload that both missed, or that was at its target before the first step, is left
     out (`compared` is the number of those left).
     """
@@ -29,8 +29,8 @@ def race_profile(labels: Sequence[str], workloads: Sequence[Mapping[str, Any]]) 
         for s in w["standings"]:
             times[s["label"]][name] = _value(s[measure])
             spent[s["label"]][name] = s["budget"] * (_value(s["seconds"]) if measure == "time" else 1.0)
-    names = [w["name"] for w in workloads]
-    held_out = {name: base for name in names if (base := name.rpartition("@")[0]) in names}
+    bases = {w["name"]: w["workload"]["variant_of"] for w in workloads}
+    held_out = {name: base for name, base in bases.items() if base in bases and bases[base] not in bases}
     soonest = {label: {w: max(t, SOONEST) for w, t in mine.items()} for label, mine in times.items()}
     found = profile(soonest, held_out=held_out).to_json()
     scored = found["workloads"]

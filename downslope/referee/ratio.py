@@ -7,7 +7,7 @@ are alike. Runs are compared up to where both were watched: beyond the shorter b
 from __future__ import annotations
 
 import bisect
-import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def equivalence(a: Arrivals, b: Arrivals, margin: float, between: tuple[float, f
     arrived = sorted(t for t in (*a.times, *b.times) if math.isfinite(t))
     middle = arrived[len(arrived) // 2] if arrived else 0.0
     grid = max(a.grid, b.grid)
-    possible = middle > grid and (1 + margin) * (1 - grid / middle) * min(low, 1 / high) > 1
+    possible = middle > grid and (1 + margin) * (1 - grid / middle) > math.sqrt(high / low)
     return Equivalence(max(slower, faster), possible)
 
 
@@ -96,34 +96,29 @@ def ratio(a: Arrivals, b: Arrivals, between: tuple[float, float] = (1.0, 1.0), l
     """How many times as long `a` needs as `b`: the factors that the exact permutation test does not refute.
 
     The value is the Hodges-Lehmann estimate, the factor at which neither comes first more often, or None where misses
-    leave it open. An end is None where any larger factor is possible, and 0 where any smaller one is. `coverage` is
-    lower than `level` where so few runs cannot refute anything at that level. `between` are bounds of the ratio of
-    seconds per step, as in `equivalence`.
+    leave it open. An end is None where any larger factor is possible, and 0 where any smaller one is; as in
+    `equivalence`, each is where it would be had one method's runs arrived as early as may be and the other's as late.
+    `coverage` is lower than `level` where so few runs cannot refute anything at that level. `between` are bounds of the
+    ratio of seconds per step.
     """
     alpha = max(1 - level, smallest_p(len(a.times), len(b.times)))
-    points = _turning_points(a, b)
-
-    def test(i: int) -> Test:
-        """The comparison with b taken by a factor between the turning points i - 1 and i."""
-        below, above = points[max(i - 1, 0)], points[min(i, len(points) - 1)]
-        factor = below / 2 if i == 0 else above * 2 if i == len(points) else math.sqrt(below * above)
-        return compare(a, b.scaled(factor))
-
-    def came_first(share: float, i: int) -> bool:
-        return test(i).first > share
-
-    def turn(holds: Callable[[int], bool]) -> float | None:
-        """The turning point from which on it holds; 0 if it always does, None if it never does."""
-        i = bisect.bisect_left(range(len(points) + 1), True, key=holds)
-        return None if i > len(points) else points[i - 1] if i else 0.0
-
-    low = turn(lambda i: test(i).later > alpha / 2) if points else 0.0
-    high = turn(lambda i: test(i).earlier <= alpha / 2) if points else None
-    ends = [turn(functools.partial(came_first, 0.5 + e)) for e in (-1e-9, 1e-9)] if points else [None]
+    low = _turn(a.early(), b, lambda test: test.later > alpha / 2)
+    high = _turn(a, b.early(), lambda test: test.earlier <= alpha / 2)
+    ends = _turn(a, b, lambda test: test.first > 0.5 - 1e-9), _turn(a, b, lambda test: test.first > 0.5 + 1e-9)
     value = None
     if all(ends):
         value = math.sqrt(between[0] * between[1] * math.prod(end or 0.0 for end in ends))
     return Estimate(value, between[0] * (low or 0.0), None if high is None else between[1] * high, 1 - alpha)
+
+
+def _turn(a: Arrivals, b: Arrivals, holds: Callable[[Test], bool]) -> float | None:
+    """The factor on b from which on something holds of the comparison with a; 0 if it always does, None if never."""
+    points = _turning_points(a, b)
+    if not points:
+        return None
+    between = [points[0] / 2, *(math.sqrt(x * y) for x, y in itertools.pairwise(points)), 2 * points[-1]]
+    i = bisect.bisect_left(between, True, key=lambda factor: holds(compare(a, b.scaled(factor))))
+    return None if i == len(between) else points[i - 1] if i else 0.0
 
 
 def _turning_points(a: Arrivals, b: Arrivals) -> list[float]:

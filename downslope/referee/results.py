@@ -21,9 +21,10 @@ from downslope.referee.raceprofile import race_profile
 from downslope.referee.standing import Standing
 from downslope.referee.stored import Kept
 from downslope.referee.survival import waiting_curve
+from downslope.referee.timing import TIMING_SHARE
 from downslope.referee.trial import Record
-from downslope.referee.verdict import LEVEL, TEST, TIMING_FLOOR, TIMING_SHARE
-from downslope.referee.words import overall_sentence, workload_sentence
+from downslope.referee.verdict import LEVEL, TEST, TIMING_FLOOR
+from downslope.referee.words import Place, overall_sentence, proved_fastest, workload_sentence
 
 __all__ = ["Result", "load", "write"]
 
@@ -40,7 +41,8 @@ class Result:
 
     @property
     def winner(self) -> str | None:
-        """The method that comes first, or None if none reached a target."""
+        """The method that comes first, or None: where no run reached a target; over several workloads, where no method
+        reached one in more than half of its runs."""
         first: str | None = self.content["winner"]
         return first
 
@@ -93,27 +95,31 @@ def build(store: Kept) -> dict[str, Any]:
             f"run its command again to go on."
         )
     stopped = None if spent is None else cut_short(plan, records, spent)
-    stands = {entry.name: stand(store, entry.name) for entry in plan.workloads}
-    found = []
+    found, stands = [], {}
     for entry in plan.workloads if stopped is None else judged(plan, records):
         timing, memory = (store.kept(f"{what}-{entry.name}") or {} for what in ("timing", "memory"))
-        at = stands[entry.name]
+        stands[entry.name] = at = stand(store, entry.name)
         if stopped is not None:
-            at = replace(at, seeds=min(at.seeds, stopped["seeds"][entry.name]))
+            stands[entry.name] = at = replace(at, seeds=min(at.seeds, stopped["seeds"][entry.name]))
         found.append(_workload(plan, records, entry, timing, memory, at))
         found[-1]["verdict"] += "" if stopped is None else f" {stopped['text']}"
-    placed = _overall(plan, found)
-    decided = all(w["judgement"]["decided"] for w in found)
-    verdict = found[0]["verdict"] if len(found) == 1 else overall_sentence([w["name"] for w in found], placed, decided)
-    verdict += "" if stopped is None or len(found) == 1 else f" {stopped['text']}"
+    profile = race_profile([m.label for m in plan.methods], found)
+    scored = [w for w in found if w["name"] in profile["workloads"]]
+    placed = _overall(plan, scored, profile["ratios"])
+    if len(found) == 1:
+        verdict, winner = found[0]["verdict"], found[0]["judgement"]["fastest"]
+    else:
+        verdict, winner = _over_all(scored, len(found) - len(scored), placed), placed[0].label
+        verdict += "" if stopped is None else f" {stopped['text']}"
+        winner = winner if placed[0].targets else None
     return {
         "downslope": plan.version,
         "verdict": verdict,
         "stopped": stopped,
-        "winner": placed[0][0] if placed[0][1] else None,
-        "order": [{"label": label, "targets": n, "factor": factor} for label, n, factor in placed],
+        "winner": winner,
+        "order": [place._asdict() for place in placed],
         "plan": plan.to_json(),
-        "profile": race_profile([m.label for m in plan.methods], found),
+        "profile": profile,
         "machine": store.kept("machine") or {},
         "test": {"name": TEST, "level": LEVEL, "of it for timing": TIMING_SHARE, "timing floor": TIMING_FLOOR},
         "sequential": sequential_content(plan, stands, {w["name"]: w["judgement"]["settled"] for w in found}),
@@ -139,7 +145,7 @@ def _workload(
             _finite(asdict(s) | {"hits": s.hits, "waiting": _waiting(s), "use": usage.code(s.method, s.tuned)})
             for s in ranked
         ],
-        "judgement": _finite(asdict(judgement)) | {"settled": judgement.settled},
+        "judgement": _finite(asdict(judgement)) | {"settled": judgement.settled, "proved": proved_fastest(judgement)},
         "timing": dict(timing),
         "trials": [{"task": key, **r.to_json()} for key, r in mine.items()],
     }
@@ -166,21 +172,39 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _overall(plan: Plan, found: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, float | None]]:
-    """Methods over all workloads: first by targets reached (by half of the seeds), then by the mean time factor."""
+def _overall(
+    plan: Plan, scored: Sequence[Mapping[str, Any]], ratios: Mapping[str, Mapping[str, float | None]]
+) -> list[Place]:
+    """Methods over all workloads that score: by targets reached (in most runs), then by the mean factor to the fastest.
+
+    A target counts only if it does in the profile, where who misses a variant has missed its base (`ratios`).
+    """
     placed = []
     for recipe in plan.methods:
         factors = []
-        for w in found:
+        for w in scored:
             measure = w["judgement"]["measure"]
-            values = {s["label"]: (s[measure] or {}).get("value") for s in w["standings"]}
-            best = min((v for v in values.values() if v is not None), default=None)
-            if values[recipe.label] is not None and best is not None:
-                factors.append(values[recipe.label] / best if best > 0 else 1.0)
+            counted = [s for s in w["standings"] if ratios[s["label"]][w["name"]] is not None]
+            times = {s["label"]: s[measure]["value"] for s in counted}
+            if recipe.label in times:
+                best = min(times.values())
+                factors.append(times[recipe.label] / best if best > 0 else 1.0)
         mean = math.exp(sum(math.log(f) for f in factors) / len(factors)) if factors else None
-        placed.append((recipe.label, len(factors), mean))
-    order = {s["label"]: i for i, s in enumerate(found[0]["standings"])}
-    return sorted(placed, key=lambda p: (-p[1], p[2] or 0.0, order[p[0]]))
+        placed.append(Place(recipe.label, len(factors), mean))
+    order = {s["label"]: i for i, s in enumerate(scored[0]["standings"])}
+    return sorted(placed, key=lambda p: (-p.targets, p.factor or 0.0, order[p.label]))
+
+
+def _over_all(scored: Sequence[Mapping[str, Any]], variants: int, placed: Sequence[Place]) -> str:
+    measures = sorted({w["judgement"]["measure"] for w in scored}, reverse=True)
+    first = placed[0].label
+    return overall_sentence(
+        [w["name"] for w in scored],
+        placed,
+        variants=variants,
+        measure=" or ".join(measures),
+        proved=all(w["judgement"]["proved"] and w["judgement"]["fastest"] == first for w in scored),
+    )
 
 
 def _table(content: Mapping[str, Any]) -> str:
@@ -190,10 +214,12 @@ def _table(content: Mapping[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     fixed = ["steps", "budget", "steps_to_target", "best_metric", "seconds", "state_bytes", "cut", "cause"]
-    writer.writerow(["workload", "method", "phase", "index", "seed", *fixed, *hyper])
+    judged_by = {w["name"]: len(w["standings"][0]["arrivals"]) for w in content["workloads"]}
+    writer.writerow(["workload", "method", "phase", "index", "judged", "seed", *fixed, *hyper])
     for t in trials:
         workload, label, phase, index = t["task"].split("/")
         values = [t["hyper"].get(name, "") for name in hyper]
-        cells = [workload, label, phase, int(index), t["seed"], *(t[name] for name in fixed), *values]
+        counts = int(phase == "seed" and int(index) < judged_by[workload])
+        cells = [workload, label, phase, int(index), counts, t["seed"], *(t[name] for name in fixed), *values]
         writer.writerow(["" if cell is None else cell for cell in cells])
     return out.getvalue()

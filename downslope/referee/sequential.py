@@ -41,7 +41,7 @@ def looks(seeds: int, max_seeds: int) -> list[Look]:
     growth = max(1.5, (max_seeds / seeds) ** (1 / (LOOKS - 1)))
     counts = [seeds]
     while counts[-1] < max_seeds:
-        count = round(counts[-1] * growth)
+        count = round(seeds * growth ** len(counts))
         counts.append(count if count * 1.25 <= max_seeds else max_seeds)
     before = [0, *counts[:-1]]
     return [Look(n, (n - m) / max_seeds) for n, m in zip(counts, before, strict=True)]

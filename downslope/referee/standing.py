@@ -11,7 +11,7 @@ from typing import Any
 
 from downslope.referee.plan import Entry, Plan
 from downslope.referee.statistics import Estimate, best_after
-from downslope.referee.survival import median_interval, restricted_mean_interval
+from downslope.referee.survival import median_interval, restricted_mean
 from downslope.referee.timing import seconds_per_step
 from downslope.referee.translate import score
 from downslope.referee.trial import Record
@@ -25,9 +25,10 @@ class Standing:
     """One method on one workload.
 
     `arrivals` are the steps to the target of the judging runs, infinite for a miss; the target was looked for every
-    `grid` steps. `tuned` is None where every tuning trial broke, so that there was nothing to run. `best_after` holds
-    the median of the best steps to target found after 1, 2, … trials, with its interval; where trials were placed or
-    cut by those before them, the best so far in their order.
+    `grid` steps. `mean_steps` is their restricted mean, in which a miss counts as the whole budget. `tuned` is None
+    where every tuning trial broke, so that there was nothing to run. `best_after` holds the median of the best steps to
+    target found after 1, 2, … trials, with its interval; where trials were placed or cut by those before them, the best
+    so far in their order. `failures` has why runs broke, `broken` how many of the judging runs did.
     """
 
     label: str
@@ -36,7 +37,7 @@ class Standing:
     arrivals: tuple[float, ...]
     budget: int
     steps: Estimate
-    mean_steps: Estimate
+    mean_steps: float
     seconds: Estimate | None = None
     step_alone: float | None = None
     first_step: float | None = None
@@ -47,6 +48,7 @@ class Standing:
     tuning: tuple[float, ...] = ()
     best_after: tuple[Estimate, ...] = ()
     failures: tuple[str, ...] = ()
+    broken: int = 0
     manifest: str | None = None
     grid: int = 1
     tuning_cost: dict[str, int] = field(default_factory=dict)
@@ -57,13 +59,13 @@ class Standing:
         return sum(math.isfinite(t) for t in self.arrivals)
 
     def rank(self, goal: str, *, by_time: bool) -> tuple[float, ...]:
-        """Sorts methods: those that reach the target half of the time by their median, then by hits and metric."""
+        """Sorts methods: those that mostly reach the target by their median, then the others by hits and metric."""
         middle = self.time if by_time else self.steps
         worst = math.inf if self.best_metric is None else self.best_metric * (-1 if goal == "max" else 1)
         if middle is None or middle.value is None:
-            return (1.0, -self.hits, self.mean_steps.value or 0.0, worst)
-        mean = self.mean_steps.value or 0.0
-        return (0.0, middle.value, mean * (self.seconds.value or 1.0 if by_time and self.seconds else 1.0), worst)
+            return (1.0, -self.hits, self.mean_steps, worst)
+        pace = self.seconds.value or 1.0 if by_time and self.seconds else 1.0
+        return (0.0, middle.value, self.mean_steps * pace, worst)
 
 
 def chosen(plan: Plan, records: Mapping[str, Record], workload: str, label: str) -> dict[str, Any] | None:
@@ -132,7 +134,7 @@ def _standing(
         arrivals=tuple(arrivals),
         budget=entry.steps,
         steps=steps,
-        mean_steps=restricted_mean_interval(capped, reached, entry.steps),
+        mean_steps=restricted_mean(capped, reached, entry.steps),
         seconds=seconds,
         step_alone=median(alone) if alone else None,
         first_step=timing.get("first_step", {}).get(label),
@@ -144,6 +146,7 @@ def _standing(
         best_after=tuple(best_after(scores) if in_any_order(plan) else _running_best(scores)),
         tuning_cost=cost(tries),
         failures=_failures(entry.name, label, tries, runs),
+        broken=sum(r.cause is not None for r in runs),
         manifest=next((r.manifest for r in runs if r.manifest is not None), None),
         grid=entry.evaluate_every,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from downslope.referee.statistics import Estimate, binomial_below, bootstrap
+from downslope.referee.statistics import Estimate, binomial_below
 
 __all__ = [
     "LogRank",
@@ -21,7 +21,6 @@ __all__ = [
     "median_interval",
     "median_time",
     "restricted_mean",
-    "restricted_mean_interval",
     "waiting_curve",
 ]
 
@@ -85,15 +84,16 @@ def _log_log(share: float, greenwood: float) -> tuple[float, float]:
 
 
 def median_time(times: Sequence[float], reached: Sequence[bool]) -> float | None:
-    """The Kaplan-Meier median: when half of the runs had arrived, or None if that many never did.
+    """The Kaplan-Meier median: when half of the runs had arrived, or None if no more than half of them ever did.
 
-    Where the curve stands at exactly one half, the middle of that stretch, as for an even number of complete times.
+    Where the curve stands at exactly one half, the middle of that stretch, as for an even number of complete times;
+    where nobody ends it, it has none.
     """
     curve = kaplan_meier(times, reached)
     for i, (time, share) in enumerate(curve):
-        if math.isclose(share, 0.5, abs_tol=1e-9) and i + 1 < len(curve):
-            return (time + curve[i + 1][0]) / 2
-        if share < 0.5 + 1e-9:
+        if math.isclose(share, 0.5, abs_tol=1e-9):
+            return (time + curve[i + 1][0]) / 2 if i + 1 < len(curve) else None
+        if share < 0.5:
             return time
     return None
 
@@ -127,19 +127,6 @@ def restricted_mean(times: Sequence[float], reached: Sequence[bool], budget: flo
         area += share * (time - last)
         last, share = time, after
     return area + share * (budget - last)
-
-
-def restricted_mean_interval(times: Sequence[float], reached: Sequence[bool], budget: float) -> Estimate:
-    """The restricted mean with its bootstrap interval over runs; narrow by nature when runs are few."""
-
-    def of_draws(draws: np.ndarray) -> np.ndarray:
-        if all(ok or t >= budget for t, ok in zip(times, reached, strict=True)):
-            # All censoring happens at the budget, so the area under the curve is the plain mean of min(time, budget).
-            return np.asarray(np.minimum(np.asarray(times, dtype=float), budget)[draws].mean(1))
-        return np.array([restricted_mean([times[i] for i in d], [reached[i] for i in d], budget) for d in draws])
-
-    low, high = bootstrap(len(times), of_draws)
-    return Estimate(restricted_mean(times, reached, budget), low, high, 0.95)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ slows the machine down for a second then slows all of them; the median over the 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from downslope.referee.statistics import Estimate, bootstrap
+from downslope.referee.statistics import Estimate, binomial_below, bootstrap
 from downslope.referee.trial import Trainable, train_step
 
-__all__ = ["Runner", "measure_seconds", "ratio_interval", "seconds_per_step"]
+__all__ = ["TIMING_SHARE", "Runner", "measure_seconds", "ratio_interval", "seconds_per_step", "turns_needed"]
+
+TIMING_SHARE = 0.01
+"""The part of the level that is spent on not knowing seconds per step exactly, over all pairs of methods."""
 
 WARM_UP = 3
 TURN = 5
@@ -35,14 +39,23 @@ class Runner:
 
 
 def measure_seconds(
-    workload: Trainable, runners: Sequence[Runner], *, seconds: float = 8.0, least_turns: int = 7, most_turns: int = 60
+    workload: Trainable,
+    runners: Sequence[Runner],
+    *,
+    seconds: float = 8.0,
+    least_turns: int | None = None,
+    most_turns: int = 60,
 ) -> dict[str, Any]:
     """Seconds per step by turns of `TURN` steps, until `seconds` have passed.
+
+    There are at least `least_turns` of them; if not given, as many as intervals of all pairs' ratios need
+    (`ratio_interval`), 8 for two methods and 14 for ten.
 
     Returns:
         `{"turns": {label: [whole step, …]}, "step_alone": {label: [optimizer's part, …] or None},
         "first_step": {label: seconds}, "broken": {label: cause}}`, all per step.
     """
+    least = turns_needed(math.comb(len(runners), 2)) if least_turns is None else least_turns
     batches = list(itertools.islice(iter(workload.train), BATCHES))
     lanes: dict[str, _Lane] = {}
     first: dict[str, float] = {}
@@ -61,7 +74,7 @@ def measure_seconds(
     alone: dict[str, list[float]] = {label: [] for label in lanes}
     start, order = time.perf_counter(), list(lanes)
     for turn in range(most_turns):
-        if not order or (turn >= least_turns and time.perf_counter() - start > seconds):
+        if not order or (turn >= least and time.perf_counter() - start > seconds):
             break
         for label in order[turn % len(order) :] + order[: turn % len(order)]:
             if label in broken:
@@ -130,15 +143,24 @@ def seconds_per_step(turns: Sequence[float]) -> Estimate:
 
 
 def ratio_interval(
-    turns: Mapping[str, Sequence[float]], a: str, b: str, *, level: float, floor: float
+    turns: Mapping[str, Sequence[float]], a: str, b: str, *, pairs: int, floor: float
 ) -> tuple[float, float]:
-    """Between which bounds the ratio of two methods' seconds per step lies, by the bootstrap over turns.
+    """Between which bounds the ratio of two methods' seconds per step lies; of `pairs` such, hardly one is wrong.
 
-    Turns are drawn in pairs, since what happened to the machine happened to both. The interval is never narrower than
-    `floor` to either side: where in memory a process happens to put things moves timings by more than their noise.
+    The chance that any of them is wrong is at most `TIMING_SHARE`, whatever the noise is like: the bounds are the
+    k-th smallest and largest of the ratios in each turn (turns are paired, since what happened to the machine
+    happened to both), which hold their median but for a chance of 2 P(Binomial(n, 1/2) < k). To either side `floor`
+    is added: where in memory a process happens to put things moves all turns of a method alike, so that no number
+    of them shows it.
     """
     n = min(len(turns[a]), len(turns[b]))
-    x, y = np.asarray(turns[a][:n]), np.asarray(turns[b][:n])
-    ratio = float(np.median(x) / np.median(y))
-    low, high = bootstrap(n, lambda draws: np.median(x[draws], axis=1) / np.median(y[draws], axis=1), level)
-    return min(low, ratio / (1 + floor)), max(high, ratio * (1 + floor))
+    ratios = sorted(x / y for x, y in zip(turns[a][:n], turns[b][:n], strict=True))
+    k = 1
+    while 2 * binomial_below(n, k + 1) <= TIMING_SHARE / pairs:
+        k += 1
+    return float(ratios[k - 1] / (1 + floor)), float(ratios[-k] * (1 + floor))
+
+
+def turns_needed(pairs: int) -> int:
+    """So many turns that the smallest and the largest ratio of each pair hold its median, but for `TIMING_SHARE`."""
+    return 1 + math.ceil(math.log2(max(pairs, 1) / TIMING_SHARE))

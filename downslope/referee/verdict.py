@@ -14,7 +14,7 @@ Every pair of methods gets one of four words, by steps to the target and by time
 For time, a method's steps are multiplied by seconds per step, which are measured too: the ratio of the two methods'
 seconds is taken at whichever end of its interval speaks against the claim, and so is the time of arrival between two
 evaluations, which are further apart in seconds where steps are dearer. Of the 5% chance of error, 4% go to the test and
-1% to that interval.
+1% to these intervals, of all pairs together.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ from downslope.referee.ratio import Arrivals, compare, equivalence, ratio
 from downslope.referee.standing import Standing
 from downslope.referee.statistics import Estimate, Test, holm, smallest_p
 from downslope.referee.stepdown import Family
-from downslope.referee.timing import ratio_interval
+from downslope.referee.timing import TIMING_SHARE, ratio_interval
 
 __all__ = ["DECIDED", "LEVEL", "MARGIN", "Comparison", "Judgement", "judge", "least_seeds"]
 
 LEVEL = 0.05
 MARGIN = 0.05
 """Differences up to this factor are called equivalent, unless the user says otherwise."""
-TIMING_SHARE = 0.01
-"""The part of the level that is spent on not knowing seconds per step exactly."""
 TIMING_FLOOR = 0.03
 """Differences of seconds per step smaller than this are not counted."""
 
@@ -113,8 +111,7 @@ class Judgement:
     @property
     def deciding(self) -> list[Comparison]:
         """The comparisons that the verdict is made of."""
-        ours = self.against_baseline if self.compare == "baseline" else self.against_fastest
-        return [c for c in ours if c.measure == self.measure]
+        return _deciding(self.against_baseline if self.compare == "baseline" else self.against_fastest, self.measure)
 
     @property
     def settled(self) -> bool:
@@ -154,26 +151,27 @@ def judge(
         pairs += _Measure(standings, family, measure, known, margin, share).pairs(earlier, detail)
     leader = standings[0] if standings and standings[0].hits else None
     others, measure = [s.label for s in standings], "time" if timed else "steps"
-    found = Judgement(
+    with_baseline = tuple(_against(pairs, baseline, others))
+    with_fastest = tuple(_against(pairs, leader.label, others) if leader else ())
+    deciding = _deciding(with_baseline if compare == "baseline" else with_fastest, measure)
+    tied = [c for c in deciding if c.word not in DECIDED]
+    return Judgement(
         measure=measure,
         compare=compare,
         fastest=leader.label if leader else None,
-        decided=False,
-        against_baseline=tuple(_against(pairs, baseline, others)),
-        against_fastest=tuple(_against(pairs, leader.label, others) if leader else ()),
+        decided=bool(leader and deciding) and not tied,
+        against_baseline=with_baseline,
+        against_fastest=with_fastest,
         pairs=tuple(pairs),
-        tied=(),
+        tied=tuple(c.label for c in tied),
         level=_level(measure) * share,
         margin=margin,
-        note="",
-    )
-    tied = [c for c in found.deciding if c.word not in DECIDED]
-    return replace(
-        found,
-        decided=bool(leader and found.deciding) and not tied,
-        tied=tuple(c.label for c in tied),
         note=next((c.note for c in tied if _hopeless(c, family)), ""),
     )
+
+
+def _deciding(comparisons: Sequence[Comparison], measure: str) -> list[Comparison]:
+    return [c for c in comparisons if c.measure == measure]
 
 
 def _hopeless(c: Comparison, family: Family) -> bool:
@@ -207,7 +205,9 @@ class _Measure:
         self.level = _level(measure) * share
         self.coverage = 1 - _level(measure)
         self.steps = {s.label: Arrivals(s.arrivals, s.budget, s.grid) for s in standings}
-        self.seconds = {s.label: s.seconds.value or 1.0 if turns and s.seconds else 1.0 for s in standings}
+        paces = {s.label: s.seconds.value for s in standings if turns and s.seconds and s.seconds.value}
+        # A method that never ran has no pace: with the slowest one it was watched for as long as any other.
+        self.seconds = {s.label: paces.get(s.label, max(paces.values(), default=1.0)) for s in standings}
 
     def pairs(self, earlier: Sequence[Comparison], detail: bool) -> list[Comparison]:
         """Every pair with its word."""
@@ -234,7 +234,7 @@ class _Measure:
         """Bounds of the ratio of seconds per step; 1 by steps, and for a method that never ran and so never arrived."""
         if any(label not in self.turns for label in pair):
             return 1.0, 1.0
-        return ratio_interval(self.turns, *pair, level=1 - TIMING_SHARE, floor=TIMING_FLOOR)
+        return ratio_interval(self.turns, *pair, pairs=len(self.family.pairs), floor=TIMING_FLOOR)
 
     def _test(self, pair: Pair, bounds: tuple[float, float]) -> Test:
         a, b = (self.steps[label] for label in pair)
@@ -300,9 +300,10 @@ class _Measure:
 
 
 def _standing_word(now: Comparison, before: Comparison) -> Comparison:
-    """The word of an earlier look, with what is known now."""
+    """The word of an earlier look and the test that gave it, with all else that is known now."""
     note = before.note or f"decided with {before.runs[0]} seeds"
-    return replace(before, first=now.first, note=note)
+    kept = {name: getattr(before, name) for name in ("word", "test", "p", "adjusted", "level")}
+    return replace(now, **kept, note=note)
 
 
 def least_seeds(level: float) -> int:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from downslope.referee.board import duration
 from downslope.referee.plan import Entry
 from downslope.referee.standing import Standing
-from downslope.referee.verdict import DECIDED, LEVEL, Comparison, Judgement
+from downslope.referee.timing import TIMING_SHARE
+from downslope.referee.verdict import DECIDED, Comparison, Judgement
 
-__all__ = ["listing", "number", "overall_sentence", "percent", "workload_sentence"]
+__all__ = [
+    "Place",
+    "exact",
+    "listing",
+    "number",
+    "overall_sentence",
+    "percent",
+    "proved_fastest",
+    "seconds_text",
+    "workload_sentence",
+]
 
 FEW = 4
 """So many methods without evidence are named; of more, their number is told."""
@@ -18,11 +30,13 @@ FEW = 4
 
 def workload_sentence(entry: Entry, standings: Sequence[Standing], judgement: Judgement) -> str:
     """The verdict on one workload in one sentence: the fastest, by what, and whether the evidence suffices."""
-    goal = f"{entry.metric_name} {'≥' if entry.goal == 'max' else '≤'} {number(entry.target)}"
+    goal = f"{entry.metric_name} {'≥' if entry.goal == 'max' else '≤'} {exact(entry.target)}"
     leader = standings[0]
     seeds = len(leader.arrivals)
-    if judgement.fastest is None and all(len(s.failures) >= len(s.tuning) + seeds for s in standings):
-        return f"Nothing can be said of {entry.name}: every run broke ({leader.failures[0].rstrip('.')})."
+    if all(s.broken == seeds for s in standings):
+        tuned = next((s for s in standings if s.tuned is not None), None)
+        cause, which = (leader.failures[0], "run") if tuned is None else (tuned.failures[-1], "judging run")
+        return f"Nothing can be said of {entry.name}: every {which} broke ({cause.rstrip('.')})."
     if judgement.fastest is None:
         best = leader.best_metric
         nearest = f"; {leader.label} came nearest with {number(best)}" if best is not None else ""
@@ -37,22 +51,28 @@ def workload_sentence(entry: Entry, standings: Sequence[Standing], judgement: Ju
     ours = judgement.deciding
     if judgement.compare == "baseline":
         found = f"{leader.label} was ahead to {goal} on {entry.name}: {reach} ({hits}), {ahead}."
-        return f"{found} {_with_baseline(judgement)} {_strength(judgement)}"
+        return f"{found} {_with_baseline(judgement)} {_strength(judgement, seeds)}"
     if judgement.decided:
-        found = f"{_findings(ours, judgement)}."
-        verb = "is the fastest" if any(c.word == "worse" for c in ours) else "was ahead"
-        sentence = f"{leader.label} {verb} to {goal} on {entry.name}: {reach} ({hits}), {ahead}; {found}"
-        return f"{sentence} {_strength(judgement)}"
+        verb = "is the fastest" if proved_fastest(judgement) else "was ahead"
+        found = (
+            f"{leader.label} {verb} to {goal} on {entry.name}: {reach} ({hits}), {ahead}; {_findings(ours, judgement)}."
+        )
+        return f"{found} {_strength(judgement, seeds)}"
     if judgement.note:
         why = judgement.note
     else:
-        lowest = min(c.p for c in ours if c.label in judgement.tied)
+        lowest = min(c.adjusted for c in ours if c.label in judgement.tied)
         about = f"p = {number(lowest, 2)}" if len(judgement.tied) == 1 else f"smallest p = {number(lowest, 2)}"
         why = f"no evidence that it differs from {listing(judgement.tied, 'or')} ({about}){_by_steps(judgement)}"
     decided = [c for c in ours if c.label not in judgement.tied]
     also = f"; it is {_findings(decided, judgement)}" if decided else ""
     found = f"{leader.label} was ahead to {goal} on {entry.name}: {reach} ({hits}), {ahead}; but {why}{also}."
-    return f"{found} {_strength(judgement)}"
+    return f"{found} {_strength(judgement, seeds)}"
+
+
+def proved_fastest(judgement: Judgement) -> bool:
+    """Whether the one with the best median is better than each of the others."""
+    return judgement.compare == "pairs" and judgement.decided and all(c.word == "worse" for c in judgement.deciding)
 
 
 def _with_baseline(judgement: Judgement) -> str:
@@ -77,26 +97,25 @@ def _with_baseline(judgement: Judgement) -> str:
 
 
 def _findings(decided: Sequence[Comparison], judgement: Judgement) -> str:
-    """Whom the fastest beats and to whom it is equivalent."""
-    worse = [c for c in decided if c.word == "worse"]
-    alike = [c.label for c in decided if c.word == "equivalent"]
+    """Whom the one with the best median beats, to whom it is equivalent, and who beats it where all runs count."""
     parts = []
-    if worse:
-        every = all(c in decided or c.measure != judgement.measure for c in judgement.against_fastest) and not alike
-        labels = [c.label for c in worse]
-        whom = f"each of the {len(worse)} others" if every and len(worse) > 1 else listing(labels, "and")
-        parts.append(f"better than {whom} (p ≤ {number(max(c.adjusted for c in worse))})")
-    if alike:
-        p = number(max(c.adjusted for c in decided if c.word == "equivalent"))
-        parts.append(f"equivalent to {listing(alike, 'and')} within {percent(judgement.margin)} (p ≤ {p})")
+    for word, what in (("worse", "better than"), ("equivalent", "equivalent to"), ("better", "worse than")):
+        found = [c for c in decided if c.word == word]
+        if not found:
+            continue
+        every = proved_fastest(judgement) and len(found) > 1
+        whom = f"each of the {len(found)} others" if every else listing([c.label for c in found], "and")
+        within = f" within {percent(judgement.margin)}" if word == "equivalent" else ""
+        parts.append(f"{what} {whom}{within} (p ≤ {number(max(c.adjusted for c in found))})")
     return ", ".join(parts)
 
 
-def _strength(judgement: Judgement) -> str:
+def _strength(judgement: Judgement, seeds: int) -> str:
     """Test and level, and what so many runs of this spread could have shown."""
     ours = judgement.deciding
     family = "these comparisons" if judgement.compare == "baseline" else "all pairs"
-    test = f"Exact permutation tests, level {percent(LEVEL)} over {family}"
+    timing = f", {percent(TIMING_SHARE)} more for seconds per step" if judgement.measure == "time" else ""
+    test = f"Exact permutation tests, level {percent(judgement.level)} over {family}{timing}"
     seen = [c for c in ours if c.power is not None]
     if not seen:
         return f"{test}; the runs do not tell what difference they could have shown."
@@ -107,8 +126,7 @@ def _strength(judgement: Judgement) -> str:
         if weakest.detectable is None
         else f"one of {percent(weakest.detectable - 1)} with 80 %"
     )
-    fewest = min(min(c.runs) for c in ours)
-    runs = f"{fewest} {'seed' if fewest == 1 else 'seeds'} each"
+    runs = f"{seeds} {'seed' if seeds == 1 else 'seeds'} each"
     return f"{test}; {runs}, at this spread, show a difference of 20 % with a chance of {chance}, {reach}."
 
 
@@ -132,7 +150,7 @@ def _by_steps(judgement: Judgement) -> str:
 
 def _reach(s: Standing) -> str:
     if s.steps.value is None:
-        return "less than half of its runs"
+        return "no more than half of its runs"
     steps = f"a median of {number(s.steps.value)} steps"
     return f"{steps}, {seconds_text(s.time.value)}" if s.time is not None and s.time.value is not None else steps
 
@@ -149,34 +167,59 @@ def _ahead(leader: Standing, others: Sequence[Standing], judgement: Judgement) -
     return f"{factor} {by} of {runner.label}, the next"
 
 
-def overall_sentence(names: Sequence[str], placed: Sequence[tuple[str, int, float | None]], decided: bool) -> str:
-    """The verdict over several workloads; `placed` is (label, targets reached, mean factor), best first."""
+class Place(NamedTuple):
+    """Where a method comes over several workloads: targets reached, and the mean factor over the fastest there."""
+
+    label: str
+    targets: int
+    factor: float | None
+
+
+def overall_sentence(
+    names: Sequence[str], placed: Sequence[Place], *, variants: int, measure: str, proved: bool
+) -> str:
+    """The verdict over several workloads.
+
+    Args:
+        names: the workloads that score.
+        placed: the methods, the best first.
+        variants: how many variants of them were raced besides.
+        measure: what factors are of: `time`, `steps` or `time or steps`.
+        proved: whether the first one is proved to be the fastest on each.
+    """
     label, targets, factor = placed[0]
+    beside = "" if not variants else " and its variants" if len(names) == 1 else " (variants held out)"
+    where = f"{listing(names, 'and')}{beside}"
     if targets == 0:
-        return f"No method reached its target on any of the {len(names)} workloads."
-    reached = f"all {len(names)} targets" if targets == len(names) else f"{targets} of {len(names)} targets"
-    level = [each[0] for each in placed if each[1:] == placed[0][1:]]
+        return f"Over {where}, no method reached a target in more than half of its runs."
+    reached = _targets(targets, len(names))
+    level = [each.label for each in placed if each[1:] == placed[0][1:]]
     if len(level) > 1:
-        return f"Over {listing(names, 'and')}, {listing(level, 'and')} are level: each reached {reached}."
-    mean = "" if factor is None else f" in {_times(factor)} of the fastest method there (geometric mean)"
-    first = f", the fastest {'on each' if targets > 1 else 'there'}" if factor is not None and factor <= 1 else mean
-    sentence = (
-        f"Over {listing(names, 'and')}, {label} comes first: it reached {reached}{first if len(placed) > 1 else ''}"
-    )
-    if len(placed) > 1:
-        other, theirs, second = placed[1]
-        came = f"{theirs} of {len(names)}" if theirs < len(names) else "all"
-        sentence += f"; {other} follows ({came}{'' if second is None else f', in {_times(second)}'})"
+        return f"Over {where}, {listing(level, 'and')} are level: each reached {reached}."
+    mean = "" if factor is None else f" in {_times(factor, measure)} of the fastest method there (geometric mean)"
+    first = f", ahead {'on each' if targets > 1 else 'there'}" if factor is not None and factor <= 1 else mean
+    sentence = f"Over {where}, {label} comes first: it reached {reached}{first if len(placed) > 1 else ''}"
+    if len(placed) == 1:
+        return f"{sentence}."
+    other, theirs, second = placed[1]
+    came = f"{theirs} of {len(names)}" if theirs < len(names) else "all" if theirs > 1 else "its target too"
+    sentence += f"; {other} follows ({came}{'' if second is None else f', in {_times(second, measure)}'})"
     strength = (
-        "The evidence suffices on each workload."
-        if decided
-        else "The evidence does not suffice on every workload; see each verdict."
+        "On each of them it is proved to be the fastest."
+        if proved
+        else "This order itself was not tested; see each verdict."
     )
-    return f"{sentence}. {strength}" if len(placed) > 1 else f"{sentence}."
+    return f"{sentence}. {strength}"
 
 
-def _times(factor: float) -> str:
-    return "the same time" if number(factor) == "1" else f"{number(factor)} times the time"
+def _targets(reached: int, of: int) -> str:
+    if of == 1:
+        return "its target"
+    return f"all {of} targets" if reached == of else f"{reached} of {of} targets"
+
+
+def _times(factor: float, measure: str) -> str:
+    return f"the same {measure}" if number(factor) == "1" else f"{number(factor)} times the {measure}"
 
 
 def listing(items: Sequence[str], word: str) -> str:
@@ -189,9 +232,15 @@ def number(x: float, digits: int = 3) -> str:
     """A number with so many significant digits, without an exponent where it can be read without."""
     if x == 0 or not math.isfinite(x):
         return "0" if x == 0 else str(x)
+    x = float(f"{x:.{digits}g}") if abs(x) < 10**digits else x
     if abs(x) >= 10**digits and abs(x) < 1e7:
         return f"{x:,.0f}".replace(",", " ")
     return f"{x:.{digits}g}"
+
+
+def exact(x: float) -> str:
+    """A number as somebody has given it, with all its digits."""
+    return short if float(short := f"{x:g}") == x else repr(float(x))
 
 
 def percent(x: float) -> str:
@@ -203,6 +252,7 @@ def seconds_text(x: float | None) -> str:
     """Seconds in the unit that suits them."""
     if x is None:
         return "–"
+    x = float(f"{x:.3g}") if x < 100 else x
     if x < 1e-3:
         return f"{x * 1e6:.3g} µs"
     if x < 1:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import downslope as ds
-from downslope.referee import RaceError, profile
+from downslope.referee import RaceError, Recipe, profile
 from downslope.referee.raceprofile import race_profile
+from downslope.referee.results import _overall
 from downslope.referee.times import read_times
+from tests.referee.test_plan import plan
 
 RECORD = Path(__file__).parents[2] / "records" / "algoperf-scores"
 PUBLISHED = json.loads((RECORD / "published.json").read_text(encoding="utf-8"))
@@ -206,6 +209,9 @@ def test_a_bad_table_is_one_sentence(tmp_path: Path, text: str, sentence: str):
         ({"points": 1}, "points must be a whole number >= 2"),
         ({"baseline": "z"}, "baseline must be one of a, b, c; got 'z'."),
         ({"held_out": "wmt"}, "held_out must be a list"),
+        ({"held_out": 3}, "held_out must be a list"),
+        ({"budgets": 3}, "budgets must be a mapping from workloads to times; got 3."),
+        ({"budgets": dict.fromkeys(("mnist", "wmt", "ogbg"))}, "budgets: the time for 'mnist' must be a finite number"),
         ({"held_out": ["wmt"]}, "no other workload's name begins 'wmt'; give {variant: base}."),
         ({"held_out": {"wmt_glu": "wmt"}}, "'wmt_glu' is not in the table"),
         ({"held_out": {"wmt": "mnis"}}, "'mnis' is not in the table, which has mnist, wmt, ogbg."),
@@ -239,7 +245,8 @@ def workload(name: str, measure: str, *standings: tuple[str, float | None, float
         }
         for label, steps, second in standings
     ]
-    return {"name": name, "judgement": {"measure": measure}, "standings": told}
+    about = {"variant_of": name.partition("@")[0] if "@" in name else ""}
+    return {"name": name, "workload": about, "judgement": {"measure": measure}, "standings": told}
 
 
 def test_the_profile_of_a_race():
@@ -282,3 +289,10 @@ def test_variants_in_a_race_qualify_and_do_not_score():
     assert found["workloads"] == ["v", "w@noisy"]
     assert found["score"] == {"adamw": 1, "lion": 0.5}
     assert found["speedup"]["lion"] == pytest.approx((50 / 40) ** 0.5)
+    ranked = [Recipe("adamw", "adamw", {}, {}), Recipe("lion", "lion", {}, {})]
+    scored = [w for w in workloads if w["name"] in found["workloads"]]
+    placed = _overall(replace(plan(), methods=tuple(ranked)), scored, found["ratios"])
+    assert placed == [("adamw", 2, 1.0), ("lion", 1, 1.0)], "what missed the variant has missed its base"
+    chain = [workload("v", "steps", ("adamw", 5, None)), workload("v@a", "steps", ("adamw", 5, None))]
+    chain.append(workload("v@a@b", "steps", ("adamw", 5, None)) | {"workload": {"variant_of": "v@a"}})
+    assert race_profile(["adamw"], chain)["held_out"] == {"v@a": "v"}

@@ -77,6 +77,31 @@ def test_the_interval_of_a_ratio_covers_the_truth(missing: float):
     assert hits / races >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / races)
 
 
+def watched(times: np.ndarray, grid: float) -> Arrivals:
+    """Runs that arrived at these times, as seen at evaluations that far apart."""
+    return Arrivals(tuple(np.ceil(times / grid) * grid), 1e9, grid)
+
+
+@pytest.mark.parametrize(("grid", "spread", "truth"), [(10.0, 0.02, 1.05), (25.0, 0.05, 1.2)])
+def test_the_interval_of_a_ratio_covers_the_truth_where_evaluations_are_far_apart(
+    grid: float, spread: float, truth: float
+):
+    rng, hits, races = np.random.default_rng(6), 0, 200
+    for _ in range(races):
+        # Where between two evaluations the runs arrive is as good as random.
+        middle = 100 * rng.uniform(1.0, 1.3)
+        a, b = (watched(r * middle * np.exp(spread * rng.standard_normal(6)), grid) for r in (truth, 1.0))
+        found = ratio(a, b)
+        hits += (found.low or 0.0) <= truth <= (found.high or math.inf)
+    assert hits / races >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / races)
+
+
+def test_runs_between_two_evaluations_may_differ_by_as_much_as_these():
+    same = Arrivals((100.0,) * 8, 1000, 10.0)
+    found = ratio(same, same)
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, 0.9, 1 / 0.9))
+
+
 def test_equivalence_is_two_one_sided_tests_with_the_grid_against_it():
     rng = np.random.default_rng(3)
     for _ in range(20):
@@ -129,6 +154,19 @@ def test_power_is_the_share_of_races_that_see_the_difference(n: int, spread: flo
         told.append(Power(*runs, 0.05).at(1.2))
     # A spread estimated from so few runs scatters, and so does the power; on the average it is right.
     assert np.mean(told) == pytest.approx(np.mean(seen), abs=0.1)
+
+
+@pytest.mark.parametrize(("grid", "spread", "truth"), [(0.1, 0.02, 1.05), (0.25, 0.1, 1.2)])
+def test_power_promises_no_more_than_is_seen_where_evaluations_are_far_apart(grid: float, spread: float, truth: float):
+    rng, seen, told = np.random.default_rng(7), [], []
+    for i, z in enumerate(rng.standard_normal((600, 16))):
+        middle = rng.uniform(1.0, 1.3)
+        a, b = (watched(r * middle * np.exp(spread * part), grid) for r, part in ((truth, z[:8]), (1.0, z[8:])))
+        seen.append(compare(a, b).p <= 0.05)
+        if i < 60:
+            told.append(Power(a, b, 0.05).at(truth))
+    # Within one distance of evaluations nobody knows the spread; what is assumed makes the power low rather than high.
+    assert -0.2 <= np.mean(told) - np.mean(seen) <= 0.1
 
 
 def test_the_detectable_difference_is_the_one_seen_with_80_percent():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ import pytest
 from downslope.referee.plan import Entry
 from downslope.referee.standing import Standing, _product
 from downslope.referee.statistics import Estimate
-from downslope.referee.survival import median_interval, restricted_mean_interval
+from downslope.referee.survival import median_interval, restricted_mean
 from downslope.referee.verdict import LEVEL, Judgement, judge, least_seeds
-from downslope.referee.words import overall_sentence, workload_sentence
+from downslope.referee.words import Place, number, overall_sentence, percent, seconds_text, workload_sentence
 
 BUDGET = 500
 ENTRY = Entry(
@@ -33,7 +35,7 @@ def standing(label: str, arrivals: Sequence[float], turns: Sequence[float] | Non
         arrivals=tuple(arrivals),
         budget=BUDGET,
         steps=steps,
-        mean_steps=restricted_mean_interval(capped, reached, BUDGET),
+        mean_steps=restricted_mean(capped, reached, BUDGET),
         seconds=seconds,
         time=_product(steps, seconds) if seconds else None,
         best_metric=0.7,
@@ -125,8 +127,9 @@ def test_a_decided_race_names_winner_measure_and_p():
     assert judgement.decided
     assert workload_sentence(ENTRY, found, judgement) == (
         "a is the fastest to accuracy ≥ 0.8 on toy: a median of 120 steps, 1.2 s (5 of 5 seeds), while b, the next, "
-        "reached it in 0 of 5 seeds; better than b (p ≤ 0.00794). Exact permutation tests, level 5 % over all pairs; 5 "
-        "seeds each, at this spread, show a difference of 20 % with a chance of 18 %, one of 47.6 % with 80 %."
+        "reached it in 0 of 5 seeds; better than b (p ≤ 0.00794). Exact permutation tests, level 4 % over all pairs, "
+        "1 % more for seconds per step; 5 seeds each, at this spread, show a difference of 20 % with a chance of 18 %, "
+        "one of 46.3 % with 80 %."
     )
 
 
@@ -168,18 +171,72 @@ def test_those_that_arrive_more_often_come_first():
 
 def test_the_verdict_over_workloads_says_no_more_than_it_knows():
     names = ["a", "b"]
-    first = overall_sentence(names, [("x", 2, 1.0), ("y", 2, 1.2)], True)
-    assert first.startswith(
-        "Over a and b, x comes first: it reached all 2 targets, the fastest on each; y follows (all"
+
+    def over(x: tuple[int, float | None], y: tuple[int, float | None], **settings: Any) -> str:
+        rules = {"variants": 0, "measure": "time", "proved": False} | settings
+        return overall_sentence(rules.pop("names", names), [Place("x", *x), Place("y", *y)], **rules)
+
+    first = over((2, 1.0), (2, 1.2), proved=True)
+    assert first == (
+        "Over a and b, x comes first: it reached all 2 targets, ahead on each; y follows (all, in 1.2 times the time). "
+        "On each of them it is proved to be the fastest."
     )
-    level = overall_sentence(names, [("x", 1, 1.0), ("y", 1, 1.0)], False)
-    assert level == "Over a and b, x and y are level: each reached 1 of 2 targets."
-    part = overall_sentence(names, [("x", 1, 1.0), ("y", 1, 1.5)], False)
-    assert (
-        "x comes first: it reached 1 of 2 targets, the fastest there; y follows (1 of 2, in 1.5 times the time)" in part
-    )
-    mixed = overall_sentence(names, [("x", 2, 1.1), ("y", 2, 1.3)], False)
+    assert over((2, 1.0), (2, 1.2)).endswith(" This order itself was not tested; see each verdict.")
+    assert over((1, 1.0), (1, 1.0)) == "Over a and b, x and y are level: each reached 1 of 2 targets."
+    part = over((1, 1.0), (1, 1.5), measure="steps")
+    assert "x comes first: it reached 1 of 2 targets, ahead there; y follows (1 of 2, in 1.5 times the steps)" in part
+    mixed = over((2, 1.1), (2, 1.3))
     assert "in 1.1 times the time of the fastest method there (geometric mean)" in mixed
+    alone = over((1, 1.0), (1, 1.5), names=["a"], variants=2)
+    assert "Over a and its variants, x comes first: it reached its target, ahead there; y follows (its tar" in alone
+    none = over((0, None), (0, None), variants=1)
+    assert none == "Over a and b (variants held out), no method reached a target in more than half of its runs."
+
+
+def test_a_method_that_never_ran_takes_no_word_from_the_others():
+    """Whatever seconds a step takes: what has no pace of its own is not watched for a shorter time than the others."""
+    for pace in (0.01, 3.0):
+        turns = {"a": [pace] * 10, "b": [pace] * 10}
+        never = replace(standing("never", [math.inf] * 8, None), tuned=None)
+        found = [
+            standing("a", [200, 210, 220, 230, 240, 250, 260, 270], turns["a"]),
+            standing("b", [400, 410, 420, 430, 440, 450, 460, 470], turns["b"]),
+            never,
+        ]
+        judgement = judge(found, "a", turns)
+        assert [c.word for c in judgement.deciding] == ["worse", "worse"], pace
+
+
+def test_what_beats_the_first_by_all_its_runs_is_named():
+    brittle = [*range(100, 180, 10), *[math.inf] * 5]
+    steady = [90] * 4 + [178] * 9
+    found = [standing("brittle", brittle, None), standing("steady", steady, None)]
+    judgement = judge(found, "brittle", {})
+    judgement = replace(judgement, against_fastest=tuple(replace(c, word="better") for c in judgement.against_fastest))
+    sentence = workload_sentence(ENTRY, found, replace(judgement, decided=True, tied=()))
+    assert "brittle was ahead to accuracy ≥ 0.8 on toy" in sentence
+    assert "; worse than steady (p ≤ " in sentence
+
+
+def test_only_who_is_better_than_each_is_the_fastest():
+    found = [
+        standing("a", [300, 300, 310, 300, 310, 300, 310, 300], None),
+        standing("b", [310, 300, 310, 310, 300, 300, 300, 310], None),
+        standing("c", [450] * 8, None),
+    ]
+    judgement = judge(found, "a", {}, margin=0.1)
+    assert [c.word for c in judgement.deciding] == ["equivalent", "worse"]
+    sentence = workload_sentence(ENTRY, found, judgement)
+    assert "a was ahead" in sentence
+    assert "better than c (p ≤ " in sentence
+    assert "equivalent to b within 10 %" in sentence
+
+
+def test_equivalence_can_be_shown_of_methods_whose_paces_differ():
+    turns = {"a": [0.02] * 10, "b": [0.01] * 10}
+    few, many = standing("a", [100] * 5, turns["a"]), standing("b", [200] * 5, turns["b"])
+    assert not any("no number of seeds" in c.note for c in judge([few, many], "a", turns, margin=0.25).pairs)
+    assert any("no number of seeds" in c.note for c in judge([few, many], "a", turns, margin=0.05).pairs)
 
 
 def test_equivalent_is_a_word_of_its_own():
@@ -217,4 +274,29 @@ def test_the_word_of_an_earlier_look_stands():
     later = [standing("b", b, None), standing("a", a, None)]
     words = judge(later, "a", {}, share=0.15, earlier=early.pairs)
     assert [(c.label, c.word, c.note) for c in words.against_fastest] == [("a", "better", "decided with 5 seeds")]
+    assert words.against_fastest[0].runs == (10, 10)
+    assert words.against_fastest[0].p == early.against_fastest[0].p
+    assert "; 10 seeds each, " in workload_sentence(ENTRY, later, words)
     assert judge(later, "a", {}, share=0.15).against_fastest[0].word == "no evidence"
+
+
+def test_a_verdict_names_the_target_as_it_was_given():
+    found = [standing("a", [math.inf], None), standing("b", [math.inf], None)]
+    for target, shown in ((0.9999, "0.9999"), (0.123456789, "0.123456789"), (2.0, "2"), (1e-7, "1e-07")):
+        sentence = workload_sentence(replace(ENTRY, target=target), found, judge(found, "a", {}))
+        assert f"accuracy ≥ {shown} on toy" in sentence
+
+
+def test_where_all_judging_runs_broke_nothing_is_said_of_the_target():
+    why = ("seed 1: ValueError: it cannot.",)
+    found = [replace(standing(label, [math.inf], None), failures=why, broken=1) for label in ("a", "b")]
+    assert workload_sentence(ENTRY, found, judge(found, "a", {})) == (
+        "Nothing can be said of toy: every judging run broke (seed 1: ValueError: it cannot)."
+    )
+
+
+def test_numbers_are_rounded_before_their_form_is_chosen():
+    assert [number(x) for x in (999.4, 999.6, 1234, 0.12345, 0)] == ["999", "1 000", "1 234", "0.123", "0"]
+    assert [number(x, 2) for x in (99.4, 99.6)] == ["99", "100"]
+    assert percent(9.996) == "1 000 %"
+    assert [seconds_text(x) for x in (9.996e-4, 0.9996, 12.34, 119.4)] == ["1 ms", "1 s", "12.3 s", "119 s"]
