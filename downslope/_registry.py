@@ -105,7 +105,8 @@ def card(key: str) -> Card:
     """
     found = cards().get(key)
     if found is None:
-        guess = nearest(key, cards())
+        classes = {name.lower(): one.key for one in cards().values() for name in (*one.exports, one.key)}
+        guess = classes.get(str(key).lower()) or nearest(str(key), cards())
         hint = f"did you mean {guess!r}?" if guess else "`downslope find` lists them."
         raise UnknownMethod(f"There is no method {key!r}; {hint}")
     return found

@@ -53,10 +53,12 @@ def _options(
 def _one_sentence() -> Iterator[None]:
     """What the user did wrong, or what stopped a race, is one sentence on stderr and an exit code: no traceback."""
     from downslope._checks import ArgumentError, UnknownArgument, UnknownMethod
-    from downslope.referee.errors import RaceError
+    from downslope.referee.errors import LeftToOthers, RaceError
 
     try:
         yield
+    except LeftToOthers as error:
+        code, sentence = 0, str(error)
     except RaceError as error:
         code, sentence = BAD_INPUT if error.bad_input else UNFINISHED, str(error)
     except (UnknownMethod, ArgumentError, UnknownArgument) as error:
@@ -149,7 +151,9 @@ def race(
         list[str], typer.Argument(help="Names of built-in workloads, or Python files that return one.")
     ],
     methods: Annotated[str, typer.Option(help="Keys of methods, separated by commas; the first is the baseline.")],
-    trials: Annotated[int, typer.Option(help="Tuning trials per method.", rich_help_panel=TUNING)] = 8,
+    trials: Annotated[
+        int | None, typer.Option(help="Tuning trials per method (default 8).", rich_help_panel=TUNING)
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Fresh runs per method at its tuned point.")] = 5,
     until_decided: Annotated[
         bool, typer.Option("--until-decided", help="Add seeds until the verdict is reached.")

@@ -48,6 +48,7 @@ def test_find_and_show():
     [
         (["find", "adabelieve"], "No method matches 'adabelieve'; did you mean 'adabelief'?"),
         (["show", "adamww"], "There is no method 'adamww'; did you mean 'adamw'?"),
+        (["show", "AdamW"], "There is no method 'AdamW'; did you mean 'adamw'?"),
         (["race", "fashion-mpl", "--methods", "sgd"], "There is no workload 'fashion-mpl', and no such Python file"),
         (["race", "nowhere.py", "--methods", "sgd"], "nowhere.py: there is no such file"),
         (["race", str(TOY), "--methods", "sgdd"], "There is no method 'sgdd'; did you mean 'sgd'?"),
@@ -59,6 +60,7 @@ def test_find_and_show():
         ),
         (["race", str(TOY), "--methods", "sgd", "--pruner", "median", "--trials", "3"], "can cut none of 3 trials"),
         (["race", str(TOY), "--methods", "sgd", "--self-tuning", "--pruner", "median"], "is for tuning; leave it out"),
+        (["race", str(TOY), "--methods", "sgd", "--self-tuning", "--trials", "8"], "trials is for tuning; leave"),
         (["race", str(TOY), "--methods", "sgd", "--budget", "nan"], "budget must be a finite number > 0"),
         (["race", str(TOY), "--methods", "sgd", "--target", "high"], "--target must be a number, or NAME=NUMBER for"),
         (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import downslope as ds
-from downslope._checks import GLOSSARY
+from downslope._checks import GLOSSARY, UnknownMethod
 from downslope._core import GlobalTransform, Optimizer, Transform
 from downslope._registry import cards, signature
 from downslope.testing import problems
@@ -108,3 +108,9 @@ def test_a_method_of_another_package_joins(tmp_path, monkeypatch):
         assert type(ds.make("other-adam", torch.nn.Linear(1, 1))).__name__ == "OtherAdam"
     finally:
         cards.cache_clear()
+
+
+@pytest.mark.parametrize(("word", "key"), [("AdamW", "adamw"), ("SGD", "sgd"), ("ADABELIEF", "adabelief")])
+def test_the_name_of_a_class_leads_to_its_method_and_not_to_a_neighbour(word: str, key: str):
+    with pytest.raises(UnknownMethod, match=f"There is no method '{word}'; did you mean '{key}'"):
+        ds.card(word)

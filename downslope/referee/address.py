@@ -1,9 +1,10 @@
-"""Address: where a PostgreSQL server is, and how to speak of it without its password."""
+"""Address: where a database is: a file of SQLite, or a PostgreSQL server that is spoken of without its password."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -12,10 +13,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from downslope.referee.errors import refuse
 
-__all__ = ["Address"]
+__all__ = ["Address", "sqlite_address"]
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _RULE = "storage must be a PostgreSQL address, postgresql://user@host/database"
+
+
+def sqlite_address(path: Path) -> str:
+    """The address of a file, whatever signs (`?`, `%`, `#`, `{`) are in its name."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 class Address:

@@ -9,6 +9,9 @@ descriptors, or to kill one (a negative number); JSON lines say which process an
 errand's own socket a line of JSON says what to do; points of the curve and the answer come back as lines. The number of
 steps taken stands in a file of eight bytes that both sides map.
 
+On Linux every errand has a keeper, a process between the nursery and itself that does nothing but wait: what an errand
+starts cannot leave its keeper, which kills all that is left when the errand ends, and the errand when it is told to.
+
 Whoever starts the nursery holds the other end of its socket: when that closes, everything here is killed.
 """
 
@@ -34,12 +37,12 @@ from typing import Any, NoReturn
 
 from downslope.referee.errors import RaceError
 
-__all__ = ["BOOT", "Line", "main"]
+__all__ = ["Line", "command", "main"]
 
-BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); from downslope.referee import child; child.main()"
-"""What a new interpreter runs: with the caller's path, so that the current folder hides no module."""
-
-_PDEATHSIG, _SUBREAPER = 1, 36
+_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); from downslope.referee import child; child.main()"
+_PDEATHSIG, _DUMPABLE, _SUBREAPER = 1, 4, 36
+_KEPT = sys.platform == "linux"
+"""Whether every errand has a keeper."""
 
 
 class Line:
@@ -105,7 +108,6 @@ class Nursery:
         _with_libc(_SUBREAPER, 1)
         self.forks = _may_fork() and self._load(methods)
         _with_libc(_PDEATHSIG, 0)
-        self.household = frozenset(_children())  # what loading the workload has started
         self._wake, self._woken = os.pipe()
         os.set_blocking(self._woken, False)
         signal.set_wakeup_fd(self._woken)
@@ -153,8 +155,7 @@ class Nursery:
         finally:
             for pid in self.running.values():
                 _kill(pid)
-            self.running.clear()
-            self._clear_away(0, frozenset())
+            _clear_away()
 
     def _start(self, number: int, descriptors: list[int]) -> None:
         link, board, output = descriptors
@@ -170,7 +171,7 @@ class Nursery:
     def _fresh(self, link: int, board: int, output: int) -> int:
         settings = {"source": self.shelf.source, "link": link, "board": board}
         process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, "\n".join(sys.path), json.dumps(settings)],
+            command(settings),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -194,31 +195,21 @@ class Nursery:
         _do(self.shelf, link, board)
 
     def _reap(self) -> None:
-        """Tell of errands that have ended; what they had started ends with them."""
+        """Tell of errands that have ended."""
         for number, pid in list(self.running.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 _kill(pid)
                 del self.running[number]
-                self._clear_away(pid, self.household)
                 self._tell({"errand": number, "status": os.waitstatus_to_exitcode(status)})
-
-    def _clear_away(self, session: int, household: frozenset[int]) -> None:
-        """Kill what an ended errand has left: the processes of its session, and once nothing runs all others."""
-        while True:
-            left = set(_children()) - household - set(self.running.values())
-            left = {pid for pid in left if not self.running or _session(pid) == session}
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            for pid in left:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
-            if not left:
-                return
 
     def _tell(self, content: Mapping[str, Any]) -> None:
         self.control.sendall((json.dumps(content) + "\n").encode())
+
+
+def command(settings: Mapping[str, Any]) -> list[str]:
+    """A new interpreter that runs `main`: with the caller's path, so that the current folder hides no module."""
+    return [sys.executable, "-u", "-c", _BOOT, "\n".join(map(str, sys.path)), json.dumps(settings)]
 
 
 def main() -> None:
@@ -232,6 +223,8 @@ def main() -> None:
 
 def _do(shelf: Shelf, link: int, board: int) -> NoReturn:
     """Do one errand, send its answer, and end this process whatever is still going on in it."""
+    if _KEPT:
+        _keep()
     for name in ("stdout", "stderr"):
         number = 1 if name == "stdout" else 2
         setattr(sys, name, open(number, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
@@ -252,6 +245,33 @@ def _do(shelf: Shelf, link: int, board: int) -> NoReturn:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(0)
+
+
+def _keep() -> None:
+    """Go on in a child. This process waits for it, kills all that it has left, and ends as it did."""
+    awaited = {signal.SIGCHLD, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    _with_libc(_SUBREAPER, 1)
+    _with_libc(_PDEATHSIG, signal.SIGTERM)
+    errand = os.fork()
+    if errand == 0:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    ended = status = 0
+    while not ended:
+        if signal.sigwait(awaited) == signal.SIGTERM:
+            os.kill(errand, signal.SIGKILL)
+        ended, status = os.waitpid(errand, os.WNOHANG)
+    _clear_away()
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        _with_libc(_DUMPABLE, 0)  # the errand's core is enough
+        with contextlib.suppress(OSError):  # SIGKILL is as it is
+            signal.signal(-code, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 def _answer(shelf: Shelf, request: Mapping[str, Any], line: Line) -> dict[str, Any]:
@@ -299,21 +319,21 @@ def _with_libc(option: int, value: int) -> None:
 
 
 def _kill(pid: int | None) -> None:
-    """Kill a process and its group."""
+    """Kill an errand and its group, or have its keeper do so."""
     if pid is not None:
         for kill in (os.killpg, os.kill):
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(pid, signal.SIGKILL)
+                kill(pid, signal.SIGTERM if _KEPT else signal.SIGKILL)
 
 
-def _children() -> list[int]:
+def _clear_away() -> None:
+    """Kill all that this process has started; what that had started comes to light then, and is killed in turn."""
     import psutil
 
-    return [child.pid for child in psutil.Process().children()]
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return 0
+    while left := psutil.Process().children():
+        for child in left:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        for child in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, 0)

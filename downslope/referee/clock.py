@@ -11,7 +11,7 @@ import numbers
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from downslope.referee.board import duration
 from downslope.referee.errors import RaceError, refuse
@@ -22,6 +22,8 @@ __all__ = ["STOPPED", "Clock", "Ending", "cut_short", "judged", "seconds_of", "w
 
 STOPPED = "stopped"
 """The name under which a race keeps that its time was spent."""
+QUIET = 3
+"""Times in a row that nobody must be seen to run anything: between two trials a worker runs nothing for a moment."""
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
@@ -43,17 +45,21 @@ class Clock:
 
 
 class Ending:
-    """Tells a worker whose time is spent when to end: nobody runs anything, or others have begun anew since."""
+    """Tells a worker whose time is spent, each time that it asks, to wait, to judge, or to leave that to others."""
 
     def __init__(self, busy: Callable[[], Sequence[Claim]]) -> None:
         self._busy = busy
         self._seen: set[tuple[str, int]] | None = None
+        self._quiet = 0
 
-    def reached(self) -> bool:
-        """Whether it is time; what others ran when this was asked first is waited for."""
+    def due(self) -> Literal["wait", "judge", "leave"]:
+        """To wait for what the others ran at the first time; to leave if they then go on; to judge if all is quiet."""
         now = {(claim.task, claim.claims) for claim in self._busy()}
         self._seen = now if self._seen is None else self._seen
-        return not now or not now <= self._seen
+        self._quiet = 0 if now else self._quiet + 1
+        if not now <= self._seen:
+            return "leave"
+        return "judge" if self._quiet >= QUIET else "wait"
 
 
 def seconds_of(text: str) -> float:

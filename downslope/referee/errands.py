@@ -14,8 +14,10 @@ from torch import nn
 
 from downslope import _registry
 from downslope.referee.check import check_methods, check_workload
-from downslope.referee.plan import plan_from, tuples
+from downslope.referee.memory import peak_memory
+from downslope.referee.plan import plan_from
 from downslope.referee.probe import probe
+from downslope.referee.recipe import tuples
 from downslope.referee.timing import Runner, measure_seconds
 from downslope.referee.trial import Progress, Trainable, run_trial, train_step
 from downslope.referee.workload import Workload
@@ -53,15 +55,25 @@ def _trial(workload: Workload, request: Mapping[str, Any], progress: Progress) -
 
 
 def _timing(workload: Workload, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Seconds per step of several methods in turns; every step is a sign of life."""
+    """Seconds per step of several methods in turns."""
+    runners = [Runner(m["label"], _with(m["method"], m["hyper"])) for m in request["methods"]]
+    return measure_seconds(_telling(workload, progress), runners, **request["settings"])
+
+
+def _memory(workload: Workload, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Bytes that training with a method adds to the process."""
+    return {"bytes": peak_memory(_telling(workload, progress), _with(request["method"], request["hyper"]))}
+
+
+def _telling(workload: Workload, progress: Progress) -> Workload:
+    """The workload, with every step as a sign of life."""
     steps = itertools.count(1)
 
     def loss(model: nn.Module, batch: Any) -> Any:
         progress(next(steps), None)
         return workload.loss(model, batch)
 
-    runners = [Runner(m["label"], _with(m["method"], m["hyper"])) for m in request["methods"]]
-    return measure_seconds(dataclasses.replace(workload, loss=loss), runners, **request["settings"])
+    return dataclasses.replace(workload, loss=loss)
 
 
 def _probe(workload: Workload, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -74,6 +86,7 @@ ERRANDS: dict[str, Callable[[Workload, Mapping[str, Any], Progress], dict[str, A
     "check": _check,
     "trial": _trial,
     "timing": _timing,
+    "memory": _memory,
     "probe": _probe,
 }
 

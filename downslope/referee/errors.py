@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-__all__ = ["RaceError", "refuse"]
+__all__ = ["LeftToOthers", "RaceError", "refuse"]
 
 
 class RaceError(Exception):
@@ -16,6 +16,10 @@ class RaceError(Exception):
     def __init__(self, message: str, *, bad_input: bool = False) -> None:
         super().__init__(message)
         self.bad_input = bad_input
+
+
+class LeftToOthers(RaceError):
+    """This process has done its part of a race, and others go on and write the report: no fault, and no result here."""
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -38,18 +38,24 @@ def guard(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until a change is on disk: an interrupted transaction would keep its lock on the database."""
+    """Hold Ctrl-C back until a change is on disk: an interrupted transaction would keep its lock on the database.
+
+    Likewise SIGTERM, where it is made to raise; where it ends the process, the lock ends with it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[tuple[int, Any]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    held: list[int] = []
+    before = {n: handler for n in (signal.SIGINT, signal.SIGTERM) if callable(handler := signal.getsignal(n))}
     try:
+        for number in before:
+            signal.signal(number, lambda n, frame: held.append(n))
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if held and callable(before):
-        before(*held[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def _disk_error(folder: Path, error: OSError) -> RaceError:

@@ -14,6 +14,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection
 
+from downslope.referee.address import sqlite_address
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, make_folder, uninterrupted
 from downslope.referee.home import Files, agree, record_text
@@ -82,7 +83,7 @@ class FolderHome:
         arguments: dict[str, Any] = {"timeout": WAIT}
         if draft:
             arguments["factory"] = _Draft
-        return Mirror(f"sqlite:///{path}", self.plan, connect=arguments)
+        return Mirror(sqlite_address(path), self.plan, connect=arguments)
 
     def _create(self) -> None:
         """Make the database under another name with every task in it, then rename it: it is there whole or not at all.
@@ -155,10 +156,9 @@ class FolderHome:
         with uninterrupted(), guard(self.folder):
             self._mirror.add(task, record)
 
-    def keep(self, name: str, content: Any) -> None:
+    def keep(self, connection: Connection, name: str, content: Any) -> None:
         """Store a measurement as a file."""
-        with uninterrupted(), guard(self.folder):
-            self._files.keep(name, content)
+        self._files.keep(name, content)
 
     def kept(self, name: str) -> Any | None:
         """A measurement stored by `keep`."""

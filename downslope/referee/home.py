@@ -46,8 +46,8 @@ class Home(Protocol):
         """Show a stored trial in Optuna's tables, unless it is there."""
         ...
 
-    def keep(self, name: str, content: Any) -> None:
-        """Store a measurement that is no trial."""
+    def keep(self, connection: Connection, name: str, content: Any) -> None:
+        """Store a measurement that is no trial, inside a transaction."""
         ...
 
     def kept(self, name: str) -> Any | None:
@@ -75,8 +75,18 @@ class Files:
         return self.folder.joinpath("trials", *where, f"{index}.json")
 
     def measured(self, name: str) -> Path:
-        """The file of a measurement."""
-        return self.folder / "measured" / f"{name}.json"
+        """The file of a measurement.
+
+        Raises:
+            RaceError: if its name, which may come from a shared database, leads elsewhere.
+        """
+        path = self.folder / "measured" / f"{name}.json"
+        if path.name != f"{name}.json":
+            raise RaceError(
+                f"a measurement of this race is named {name!r:.60}, which leads out of its folder; delete it where the "
+                f"race is kept."
+            )
+        return path
 
     def write(self, key: str, record: Record) -> None:
         """Write a trial's file."""

@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from downslope.referee.child import BOOT
+from downslope.referee.child import command
 from downslope.referee.errors import RaceError
 from downslope.referee.memory import held_by
 from downslope.referee.pipes import Lines, Tail
@@ -99,7 +99,7 @@ class Errand:
         for line in self._link.read():
             if "point" in line:
                 self.points.append(Point(*line["point"]))
-                self.told(self.points[-1].step, self.points[-1])
+                self._tell(self.points[-1])
             else:
                 self._answered = time.monotonic()
                 self.answer, self.cause = line.get("answer"), line.get("error")
@@ -112,7 +112,7 @@ class Errand:
         now = time.monotonic()
         if self._read_step():
             self._moved = now
-            self.told(self.step, None)
+            self._tell(None)
         if self.stopped or self._overdue:
             return self._kill_once()
         if self._answered is not None:
@@ -135,8 +135,12 @@ class Errand:
         first, self._killed = not self._killed, True
         return first
 
+    def _tell(self, point: Point | None) -> None:
+        if not self.stopped:
+            self.told(self.step if point is None else point.step, point)
+
     def stop(self) -> None:
-        """Have it killed: nobody wants its answer."""
+        """Have it killed: nobody wants its answer, nor to be told."""
         self.stopped = True
 
     def _read_step(self) -> bool:
@@ -149,8 +153,8 @@ class Errand:
         self.pid = pid
         self._began = self._moved = time.monotonic()
 
-    def end(self, status: int | None) -> None:
-        """Its process has ended with a status; None if the nursery has, with it."""
+    def end(self, status: int | None, said: str = "") -> None:
+        """Its process has ended with a status; None if the nursery has, with it. `said` is what came before its own."""
         self.hear()
         self.output.close()
         if not self._link.closed:
@@ -172,7 +176,7 @@ class Errand:
             what = f"its process was killed by {name}{hint}"
         else:
             what = f"its process ended with exit code {status}"
-        last = "" if self._overdue else _last_line(self.output.text())
+        last = "" if self._overdue else _last_line(said + self.output.text())
         self.cause = what + last
 
 
@@ -272,7 +276,7 @@ class _Nursery:
         settings = {"control": theirs.fileno(), "source": source, "methods": list(methods)}
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, "\n".join(sys.path), json.dumps(settings)],
+                command(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=self._said.writing,
                 stderr=self._said.writing,
@@ -292,6 +296,8 @@ class _Nursery:
 
     def look(self) -> list[Errand]:
         """Kill what is over its limit; returns what has ended since the last look."""
+        if self._process.poll() is not None:
+            self._hear()  # what was forked while the workload was loaded may keep its socket open
         for number, errand in list(self.errands.items()):
             if errand.look():
                 if errand.pid is None:  # it waits for a workload that does not load
@@ -305,6 +311,7 @@ class _Nursery:
     def _hear(self) -> None:
         if self.gone:
             return
+        ended = self._process.poll() is not None
         for line in self._control.read():
             if "ready" in line:
                 self._ready = True
@@ -314,12 +321,14 @@ class _Nursery:
                 errand = self.errands.pop(line["errand"])
                 errand.end(line["status"])
                 self._ended.append(errand)
-        if self._control.closed:
+        if self._control.closed or ended:
             self.gone = True
             self._selector.unregister(self._control.source)
             self._process.wait()
+            self._kill()  # what is left of its group
+            self._said.read()
             for errand in self.errands.values():
-                errand.end(None if self._ready else self._process.returncode)
+                errand.end(None if self._ready else self._process.returncode, "" if self._ready else self._said.text())
             self._ended += self.errands.values()
             self.errands.clear()
 
@@ -336,6 +345,7 @@ class _Nursery:
             self._kill()
             self._process.wait()
         for errand in self.errands.values():
+            errand.stop()
             errand.end(None)
         self._said.close()
 

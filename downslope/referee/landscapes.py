@@ -145,7 +145,7 @@ def landscape(name: str) -> Landscape:
         RaceError: if there is none; the sentence names the nearest one.
     """
     if name not in LANDSCAPES:
-        guess = nearest(name, LANDSCAPES)
+        guess = nearest(str(name), LANDSCAPES)
         hint = f"did you mean {guess!r}?" if guess else f"there are {', '.join(LANDSCAPES)}."
         raise RaceError(f"There is no function {name!r}; {hint}", bad_input=True)
     return LANDSCAPES[name]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from downslope.referee.errors import RaceError
 from downslope.referee.plan import Entry, Plan, Task
 from downslope.referee.sequential import LOOK, look_key
 from downslope.referee.standing import Standing, standings
@@ -41,7 +42,7 @@ def awaited(plan: Plan, tasks: Mapping[str, Task], key: str) -> set[str]:
     """The tasks that must be over before this one may start."""
     if key == REPORT:
         return {*tasks, *plan.look_keys()}
-    if key.startswith(LOOK):
+    if key in plan.look_keys():
         seeds = plan.looks[int(key.removeprefix(LOOK)) - 1].seeds
         return {task.key for task in tasks.values() if task.phase == "tune" or task.index < seeds}
     task = tasks[key]
@@ -109,7 +110,10 @@ def stand(store: Kept, workload: str) -> Stand:
         if found is None or found["settled"]:
             return Stand(number, at.seeds, at.share, found is not None, earlier)
         earlier = [_comparison(c) for c in found["pairs"]]
-    raise AssertionError("the last look is the report")
+    raise RaceError(
+        f"{store.folder} holds more looks at {workload} than this race has; restore it from a copy, or move its folder "
+        f"measured away and run the command that started the race."
+    )
 
 
 def needed(store: Kept) -> list[str]:
@@ -133,6 +137,7 @@ def sequential_content(plan: Plan, stands: Mapping[str, Stand], settled: Mapping
     for i in range(len(plan.looks)):
         spent.append(round(sum(each.share for each in plan.looks[: i + 1]), 10))
     for name, each in stands.items():
-        why = "decided" if settled[name] else "the most allowed, and not everything is decided"
+        rest = "the most allowed" if each.seeds == plan.max_seeds else "the time was spent"
+        why = "decided" if settled[name] else f"{rest}, and not everything is decided"
         stopped.append(f"{name} stopped after {each.seeds} of at most {plan.max_seeds} seeds: {why}")
     return {"looks": [each.seeds for each in plan.looks], "spent": spent, "stopped": "; ".join(stopped)}

@@ -1,61 +1,40 @@
-"""Peak memory of training with a method, measured in a process of its own.
-
-`python -m downslope.referee.memory` reads a job list as JSON from standard input and prints one JSON line per job. Each
-job runs in a fresh process: it trains a throw-away model for one step (so that libraries are loaded), notes the memory
-in use, trains a new model for a few steps, and reports how much more the process held at its peak.
-"""
+"""Memory: how much training adds to a process at its peak, and how much a process and its descendants hold."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
-import importlib
 import itertools
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-__all__ = ["held_by", "measure_memory"]
+from downslope.referee.trial import Trainable, train_step
+
+__all__ = ["held_by", "peak_memory"]
 
 STEPS = 3
-_EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""For glibc: what is freed goes back to the system, so that the peak does not depend on what the heap still holds."""
+_MMAP_THRESHOLD, _EXACT = -3, 65536
+"""For glibc: larger pieces go back to the system when freed, so the peak does not depend on what the heap holds."""
 
 
-def measure_memory(
-    source: str, jobs: Sequence[Mapping[str, Any]], *, threads: int, timeout: float = 120.0
-) -> dict[str, Any]:
-    """Peak bytes above the start for each job `{"label", "method", "hyper"}`; None where it could not be measured.
+def peak_memory(workload: Trainable, make: Callable[[Any], Any]) -> int:
+    """Bytes that this process holds at its peak while a model is trained for a few steps, above those before.
 
-    `source` is a workload's name or file; a workload given as an object cannot be loaded by another process.
+    For a process that does only this: it changes how memory is allocated.
+
+    Args:
+        workload: model, batches and loss.
+        make: `make(model)` gives the optimizer.
     """
-    found: dict[str, Any] = {str(job["label"]): None for job in jobs}
-    if not source:
-        return found
-    batches = [list(jobs)] if sys.platform == "linux" else [[job] for job in jobs]
-    for batch in batches:
-        request = json.dumps({"source": source, "threads": threads, "jobs": batch})
-        with contextlib.suppress(subprocess.SubprocessError, OSError):
-            done = subprocess.run(
-                [sys.executable, "-m", "downslope.referee.memory"],
-                input=request,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                env={**os.environ, **_EXACT},
-            )
-            for line in done.stdout.splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    answer = json.loads(line)
-                    found[answer["label"]] = answer["bytes"]
-    return found
+    with ThreadPoolExecutor(1) as thread:  # it has a heap of its own, without the gaps that loading has left
+        return thread.submit(_added, workload, make).result()
 
 
 def held_by(pid: int, enough: int) -> int:
@@ -80,51 +59,26 @@ def _of(process: psutil.Process, read: str, field: str) -> int:
         return 0  # it has just ended
 
 
-def _main() -> None:
-    request = json.load(sys.stdin)
-    import torch
-
-    from downslope._registry import card
-    from downslope.referee.workload import load_workload
-
-    torch.set_num_threads(request["threads"])
-    workload = load_workload(request["source"])
-    for job in request["jobs"]:
-        importlib.import_module(card(job["method"]).module)
-    for job in request["jobs"]:
-        sys.stdout.flush()
-        if sys.platform != "linux":
-            _run(workload, job)
-        elif os.fork() == 0:  # nothing has been computed yet, so no thread is lost by forking
-            with contextlib.suppress(Exception):
-                _run(workload, job)
-            sys.stdout.flush()
-            os._exit(0)
-        else:
-            os.wait()
-
-
-def _run(workload: Any, job: Mapping[str, Any]) -> None:
+def _added(workload: Trainable, make: Callable[[Any], Any]) -> int:
+    """Before the model that counts, a throw-away one is trained for one step, so that libraries are loaded."""
+    libc = ctypes.CDLL(None)
+    with contextlib.suppress(AttributeError):
+        libc.mallopt(_MMAP_THRESHOLD, _EXACT)
     batches = list(itertools.islice(iter(workload.train), STEPS))
-    _train(workload, job, batches[:1])
+    _train(workload, make, batches[:1])
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc: give freed memory back, so that it is counted when used again
+    with contextlib.suppress(AttributeError):
+        libc.malloc_trim(0)  # give freed memory back, so that it is counted when used again
     start = _resident()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: start the peak afresh
-    _train(workload, job, batches)
-    sys.stdout.write(json.dumps({"label": job["label"], "bytes": max(_peak() - start, 0)}) + "\n")
-    sys.stdout.flush()
+    _train(workload, make, batches)
+    return max(_peak() - start, 0)
 
 
-def _train(workload: Any, job: Mapping[str, Any], batches: Sequence[Any]) -> None:
-    from downslope import _registry
-    from downslope.referee.plan import tuples
-    from downslope.referee.trial import train_step
-
+def _train(workload: Trainable, make: Callable[[Any], Any], batches: Sequence[Any]) -> None:
     model = workload.model()
-    opt = _registry.make(job["method"], model, **{k: tuples(v) for k, v in job["hyper"].items()})
+    opt = make(model)
     for batch in batches:
         train_step(workload, model, opt, batch)
 
@@ -145,7 +99,3 @@ def _peak() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-if __name__ == "__main__":
-    _main()

@@ -11,7 +11,7 @@ from typing import Any
 
 from downslope.referee.errors import RaceError
 from downslope.referee.files import read_json
-from downslope.referee.recipe import Recipe, candidates, known_beforehand
+from downslope.referee.recipe import Recipe, candidates, known_beforehand, tuples
 from downslope.referee.sequential import Look, look_key, looks
 from downslope.referee.trust import check_fields, check_names, check_size, check_texts
 
@@ -230,10 +230,3 @@ def plan_from(content: Mapping[str, Any]) -> Plan:
     check_names([*(w.name for w in plan.workloads), *(m.label for m in plan.methods)])
     check_size(len(plan.workloads), len(plan.methods), plan.trials, max(plan.seeds, plan.max_seeds or 0))
     return plan
-
-
-def tuples(value: Any) -> Any:
-    """JSON has lists where hyperparameters have tuples."""
-    if isinstance(value, dict):
-        return {k: tuples(v) for k, v in value.items()}
-    return tuple(tuples(v) for v in value) if isinstance(value, list | tuple) else value

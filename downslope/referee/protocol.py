@@ -31,20 +31,21 @@ from downslope.referee.store import Store
 from downslope.referee.trial import own_randomness
 from downslope.referee.tuning import refuse_idle_pruner, refuse_missing_sampler
 from downslope.referee.verdict import MARGIN
-from downslope.referee.way import Way, check, cores, load, refuse_crowding
+from downslope.referee.way import Way, check, cores, file_of, load, refuse_crowding
 from downslope.referee.worker import Worker
-from downslope.referee.workload import split_variant
 
 __all__ = ["race"]
 
-MAX_SEEDS = 20
+TRIALS, MAX_SEEDS = 8, 20
+LONGEST = 100
+"""Bytes of workloads' names in the name of a folder, which may have 255."""
 
 
 def race(
     workload: Any,
     *,
     methods: Sequence[str | Recipe],
-    trials: int = 8,
+    trials: int | None = None,
     seeds: int = 5,
     until_decided: bool = False,
     max_seeds: int | None = None,
@@ -72,7 +73,8 @@ def race(
     Args:
         workload: a `Workload`, the name of a built-in one, the path of a file that returns one, or a list of these.
         methods: keys of methods, or `Recipe`s; the first is the baseline that the others are compared with.
-        trials: tuning trials of each method in its own search space, each of at most the workload's steps.
+        trials: tuning trials of each method in its own search space, each of at most the workload's steps; 8 if
+            not given.
         seeds: fresh runs at the tuned point, from which the verdict comes.
         until_decided: add seeds in stages until every comparison with the fastest and the baseline is decided.
         max_seeds: the most seeds that `until_decided` may come to; 20 if not given.
@@ -90,7 +92,7 @@ def race(
         storage: `postgresql://user@host/database`, where the race is kept for the workers of several machines; the
             folder then holds this machine's copy of the report. By default everything is in the folder.
         wall_clock: seconds after which this call begins no new trial; the race is then judged on the seeds that every
-            method has run. The same call goes on from there.
+            method has run. The same call goes on from there. If other processes go on, the report is left to them.
         seed: changes every random number of the race.
         quiet: show nothing while it runs.
         catalogue: another registry of methods than the package's own.
@@ -112,19 +114,20 @@ def race(
         The verdict and all numbers behind it; the folder then holds `report.html`, `results.json` and `results.csv`.
 
     Raises:
-        RaceError: in one sentence; what was stored before is kept.
+        RaceError: in one sentence; what was stored before is kept. `LeftToOthers` if the report is left to others.
 
     Example:
         >>> result = ds.race("fashion-mlp", methods=["adamw", "lion"], trials=4, seeds=5)
         >>> print(result)
     """
-    most = _check_judging(seeds, until_decided, max_seeds, compare, margin, len(methods))
-    _check_numbers(trials=trials, seeds=seeds, budget=budget, seed=seed)
-    _check_tuning(self_tuning, sampler, pruner)
+    tries = TRIALS if trials is None else trials
+    _check_numbers(trials=tries, seeds=seeds, budget=budget, seed=seed)
+    _check_tuning(self_tuning, trials, sampler, pruner)
     clock = Clock(wall_clock)
     listeners = [*open_loggers(loggers), *([] if events is None else [open_events(events)])]
     known = catalogue or _registry()
     recipes = tuple(entrants(methods, known, tuned=not self_tuning))
+    most = _check_judging(seeds, until_decided, max_seeds, compare, margin, len(recipes))
     way = Way(jobs=jobs, seconds=trial_seconds, memory=trial_memory, isolated=catalogue is None and supported())
     threads = torch.get_num_threads()
     with Household([recipe.method for recipe in recipes]) as household:
@@ -134,7 +137,7 @@ def race(
             workloads=_entries(loaded, budget, target),
             methods=recipes,
             self_tuning=self_tuning,
-            trials=0 if self_tuning else trials,
+            trials=0 if self_tuning else tries,
             sampler=sampler,
             pruner=pruner,
             seeds=seeds,
@@ -149,8 +152,7 @@ def race(
         refuse_idle_pruner(plan)
         for item, source in loaded:
             check(item, source, plan, known, household)
-        names = "+".join(w.name for w in plan.workloads)
-        where = Path(folder) if folder is not None else Path("races") / f"{names}-{plan.digest[:6]}"
+        where = Path(folder) if folder is not None else Path("races") / _folder_name(plan)
         try:
             with own_randomness(), Store(where, plan, storage) as store, Board(store, quiet=quiet) as board:
                 refuse_crowding(jobs, store.plan.threads)
@@ -167,6 +169,12 @@ def race(
             torch.set_num_threads(threads)
 
 
+def _folder_name(plan: Plan) -> str:
+    """The workloads, as far as there is room for them, and the fingerprint, which alone tells races apart."""
+    names = "+".join(w.name for w in plan.workloads).encode()
+    return f"{names[:LONGEST].decode(errors='ignore')}-{plan.digest[:6]}"
+
+
 def _entries(
     loaded: Sequence[tuple[Any, str]], budget: float, target: float | Mapping[str, float] | None
 ) -> tuple[Entry, ...]:
@@ -177,10 +185,9 @@ def _entries(
     for item, source in loaded:
         if item.name in {e.name for e in found}:
             refuse(f"workload {item.name!r} is named twice; name it once.")
-        path = Path(split_variant(source)[0])
-        is_file = bool(source) and path.suffix == ".py" and path.is_file()
-        with guard(path):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if is_file else ""
+        path = file_of(source)
+        with guard(Path(source)):
+            digest = "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         variant_of = getattr(item, "variant_of", "")
         given = targets.get(item.name, targets.get(variant_of))
         found.append(
@@ -222,11 +229,13 @@ def _check_numbers(*, trials: int, seeds: int, budget: float, seed: int) -> None
     for name, value, least in (("trials", trials, 1), ("seeds", seeds, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             refuse(f"{name} must be a whole number >= {least}; got {value!r}.")
+        if value >= 2**63:
+            refuse(f"{name} must be a whole number below 2^63; got {value!r}.")
     if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not 0 < float(budget) < math.inf:
         refuse(f"budget must be a finite number > 0 (a factor on the workload's steps); got {budget!r}.")
 
 
-def _check_tuning(self_tuning: bool, sampler: str, pruner: str) -> None:
+def _check_tuning(self_tuning: bool, trials: int | None, sampler: str, pruner: str) -> None:
     if not isinstance(self_tuning, bool):
         refuse(f"self_tuning must be True or False; got {self_tuning!r}.")
     for name, value, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
@@ -235,6 +244,8 @@ def _check_tuning(self_tuning: bool, sampler: str, pruner: str) -> None:
             refuse(f"{name} must be one of {one_of}; got {value!r}.")
         if self_tuning and value != known[0]:
             refuse(f"{name} {value!r} is for tuning; leave it out with self_tuning, or leave out self_tuning.")
+    if self_tuning and trials is not None:
+        refuse(f"trials is for tuning; leave it out with self_tuning, or leave out self_tuning; got {trials!r}.")
     refuse_missing_sampler(sampler)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ __all__ = [
     "known_beforehand",
     "refuse_unmet_needs",
     "rounded",
+    "tuples",
 ]
 
 SAMPLERS = ("quasi-random", "random", "tpe", "gp")
@@ -63,16 +65,28 @@ class Recipe:
     space: Mapping[str, Range] | None = None
 
 
+def tuples(value: Any) -> Any:
+    """JSON has lists where hyperparameters have tuples."""
+    if isinstance(value, dict):
+        return {k: tuples(v) for k, v in value.items()}
+    return tuple(tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
 def entrants(methods: Sequence[str | Recipe], catalogue: Catalogue, *, tuned: bool) -> list[Recipe]:
     """The recipes of a race, each with a label of its own and its space read from the card.
 
     A method named twice races against itself, under `name` and `name (2)`.
     """
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        hint = f"write [{methods!r}]." if isinstance(methods, str) else f"got {methods!r}."
+        refuse(f"methods must be a list of keys of methods, or of Recipes; {hint}")
     if not methods:
         refuse("methods must name at least one method; got none.")
     found: list[Recipe] = []
     for item in methods:
-        recipe = item if isinstance(item, Recipe) else Recipe(item)
+        recipe = Recipe(item) if isinstance(item, str) else item
+        if not (isinstance(recipe, Recipe) and isinstance(recipe.method, str) and isinstance(recipe.label, str)):
+            refuse(f"methods must hold keys of methods, such as 'adamw', or Recipes of such keys; got {item!r}.")
         card = catalogue.card(recipe.method)
         if not card.ready:
             raise RaceError(
@@ -80,18 +94,21 @@ def entrants(methods: Sequence[str | Recipe], catalogue: Catalogue, *, tuned: bo
                 f"`downslope find` does not mark as a part.",
                 bad_input=True,
             )
-        space = dict(recipe.space if recipe.space is not None else card.tuning or {})
-        space = {k: tuple(v) for k, v in space.items() if k not in recipe.fixed} if tuned else {}
+        space = tuples(dict(recipe.space if recipe.space is not None else card.tuning or {}))
+        space = {k: v for k, v in space.items() if k not in recipe.fixed} if tuned else {}
+        _check_fixed(card.key, recipe.fixed)
         _check_space(card.key, space)
         label = recipe.label or card.key
         if set(label) & set("/\\\n"):
             refuse(f"a label must be a text without slashes; got {label!r}.")
+        if label == "tune":
+            refuse("a label must not be 'tune': seeds are derived from it, and tuning trials have that name.")
         taken = {r.label for r in found}
         number = 2
         base = label
         while label in taken:
             label, number = f"{base} ({number})", number + 1
-        found.append(Recipe(card.key, label, dict(recipe.fixed), space))
+        found.append(Recipe(card.key, label, tuples(dict(recipe.fixed)), space))
     return found
 
 
@@ -107,15 +124,31 @@ def refuse_unmet_needs(recipes: Sequence[Recipe], catalogue: Catalogue, workload
             )
 
 
+def _check_fixed(key: str, fixed: Mapping[str, Any]) -> None:
+    for name, value in fixed.items():
+        try:
+            same = tuples(json.loads(json.dumps(value))) == tuples(value)
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            refuse(
+                f"{key}: a race keeps its hyperparameters as JSON, so {name} must be a number, a text, True, False, "
+                f"None, or a list of such; got {value!r}."
+            )
+
+
 def _check_space(key: str, space: Mapping[str, Range]) -> None:
-    for name, (kind, *values) in space.items():
+    for name, given in space.items():
+        parts: list[Any] = list(given) if isinstance(given, Sequence) and given else [given]
+        kind, *values = parts
+        _check_fixed(key, {name: [kind, *values]})
         ordered = len(values) == 2 and all(isinstance(v, int | float) for v in values) and values[0] <= values[1]
         good = {
             "log": ordered and values[0] > 0,
             "uniform": ordered,
             "int": ordered,
             "choice": len(values) > 0,
-        }.get(kind, False)
+        }.get(str(kind), False)
         if not good:
             raise RaceError(
                 f"{key}: the search space of {name} must be ('log', low, high), ('uniform', low, high), "

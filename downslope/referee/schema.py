@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     DateTime,
     Float,
@@ -35,6 +36,8 @@ __all__ = [
     "WORKERS",
     "Claim",
     "insert_rows",
+    "may_begin",
+    "note",
     "read_claims",
     "rows",
     "swap",
@@ -120,10 +123,10 @@ def rows(race: str, tasks: Iterable[str], records: Mapping[str, str]) -> list[di
     ]
 
 
-def read_claims(connection: Connection, race: str) -> list[Claim]:
-    """All tasks of a race in order."""
+def read_claims(connection: Connection, race: str, *only: ColumnElement[bool]) -> list[Claim]:
+    """All tasks of a race in order, or those only of which something holds."""
     columns = (TASKS.c.task, TASKS.c.state, TASKS.c.owner, TASKS.c.claims, TASKS.c.step)
-    found = connection.execute(select(*columns).where(TASKS.c.race == race).order_by(TASKS.c.position))
+    found = connection.execute(select(*columns).where(TASKS.c.race == race, *only).order_by(TASKS.c.position))
     return [Claim(*row) for row in found]
 
 
@@ -143,6 +146,26 @@ def swap(connection: Connection, race: str, seen: Claim, new: Claim, record: str
         return True
     now = connection.execute(select(TASKS.c.state, TASKS.c.owner, TASKS.c.claims).where(here)).one_or_none()
     return now is not None and new.owner is not None and tuple(now) == (new.state, new.owner, new.claims)
+
+
+def may_begin(connection: Connection, race: str, task: str) -> bool:
+    """Whether a task may begin beside those that run: the report measures time, so it runs alone.
+
+    The row of the report is written, with what stands in it, so that whoever else begins a task at this moment waits
+    for this transaction to end.
+    """
+    report = and_(TASKS.c.race == race, TASKS.c.task == REPORT)
+    connection.execute(update(TASKS).where(report).values(step=TASKS.c.step))
+    others = select(TASKS.c.task).where(TASKS.c.race == race, TASKS.c.state == "running", TASKS.c.task != task)
+    in_the_way = others if task == REPORT else others.where(TASKS.c.task == REPORT)
+    return connection.execute(in_the_way).first() is None
+
+
+def note(connection: Connection, race: str, claim: Claim, step: int) -> bool:
+    """Note how far a claimed task is; whether the claim still holds."""
+    mine = (TASKS.c.race == race, TASKS.c.task == claim.task, TASKS.c.state == "running")
+    counted = (TASKS.c.owner == claim.owner, TASKS.c.claims == claim.claims)
+    return connection.execute(update(TASKS).where(*mine, *counted).values(step=step)).rowcount == 1
 
 
 def insert_rows(connection: Connection, new: list[dict[str, Any]]) -> None:

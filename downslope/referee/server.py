@@ -59,6 +59,7 @@ class ServerHome:
         _need_driver()
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._heart: _Heart | None = None
+        self._patience = PATIENCE
         self._engine = self._new_engine()
         try:
             self._reach()
@@ -148,8 +149,11 @@ class ServerHome:
         return self._patiently(attempt)
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
-        """Try until it works or `PATIENCE` is over; whatever is tried may be done twice without harm."""
-        end, pause = time.monotonic() + PATIENCE, 0.05
+        """Try until it works or `PATIENCE` is over; whatever is tried may be done twice without harm.
+
+        Once it is over the worker stops, and what it still asks on its way out is tried once.
+        """
+        end, pause = time.monotonic() + self._patience, 0.05
         while True:
             try:
                 with uninterrupted():
@@ -158,6 +162,7 @@ class ServerHome:
                 if _answered(error):
                     sentence = f"the database {self._address} refused a statement ({self._address.reason(error)})"
                 elif time.monotonic() + pause > end:
+                    self._patience = 0.0
                     reason = self._address.reason(error)
                     sentence = f"the database {self._address} has not answered for {PATIENCE:.0f} s ({reason})"
                 else:
@@ -182,12 +187,12 @@ class ServerHome:
         """Show a stored trial in Optuna's tables."""
         self._patiently(lambda: self._mirror.add(task, record))
 
-    def keep(self, name: str, content: Any) -> None:
+    def keep(self, connection: Connection, name: str, content: Any) -> None:
         """Store a measurement in the database."""
         row = {"race": self.plan.digest, "name": name, "content": json.dumps(content, allow_nan=False)}
         statement = upsert(KEPT).values(row)
         statement = statement.on_conflict_do_update(index_elements=["race", "name"], set_={"content": row["content"]})
-        self.transact(lambda connection: connection.execute(statement))
+        connection.execute(statement)
 
     def kept(self, name: str) -> Any | None:
         """A measurement stored by `keep`."""

@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select
 
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_text
 from downslope.referee.folder import FolderHome
 from downslope.referee.home import Home, record_text
 from downslope.referee.plan import Plan, Task
-from downslope.referee.schema import REPORT, TASKS, Claim, read_claims, swap
+from downslope.referee.schema import REPORT, TASKS, Claim, may_begin, note, read_claims, swap
 from downslope.referee.thinning import thinned
 from downslope.referee.trial import Record
 
@@ -57,6 +57,7 @@ class Store:
         self._race = self.plan.digest
         self._records: dict[str, Record] = {}
         self._pulses: dict[str, float] = {}
+        self._measuring: Claim | None = None  # the look or the report that this worker took last
 
     def __enter__(self) -> Store:
         return self
@@ -81,25 +82,27 @@ class Store:
     def claim(self, ready: Callable[[str, frozenset[str]], bool]) -> Claim | None:
         """Take the first task that is ready and free, or whose worker is gone; None if there is none now.
 
-        `ready(task, done)` says whether a task may start, given those that are over: done, or not needed.
+        `ready(task, done)` says whether a task may start, given those that are over: done, or not needed. While a
+        worker has the report nobody takes another task, nor the report while a worker has another.
         """
+        if any(claim.task == REPORT for claim in self.busy()):
+            return None
         claims = self.claims()
         done = frozenset(c.task for c in claims if c.over)
-        gone: dict[str, bool] = {}
         for claim in claims:
-            if claim.over or not ready(claim.task, done):
-                continue
-            if claim.state == "running":
-                owner = claim.owner or ""
-                if owner not in gone:
-                    gone[owner] = self._home.is_gone(owner)
-                if not gone[owner]:
-                    continue
-            mine = replace(claim, state="running", owner=self.worker, claims=claim.claims + 1, step=0)
-            if self._swap(claim, mine):
-                self._pulses[claim.task] = 0.0
-                return mine
+            if claim.state == "waiting" and ready(claim.task, done):
+                mine = replace(claim, state="running", owner=self.worker, claims=claim.claims + 1, step=0)
+                if self._begin(claim, mine):
+                    self._pulses[claim.task] = 0.0
+                    self._measuring = None if claim.task in self.tasks else mine
+                    return mine
         return None
+
+    def _begin(self, seen: Claim, mine: Claim) -> bool:
+        def begin(connection: Connection) -> bool:
+            return may_begin(connection, self._race, mine.task) and swap(connection, self._race, seen, mine)
+
+        return self._home.transact(begin)
 
     def skip(self, keys: Collection[str]) -> None:
         """Mark trials that are not needed, so that nobody runs them."""
@@ -108,10 +111,15 @@ class Store:
                 self._swap(claim, replace(claim, state="skipped"))
 
     def busy(self) -> list[Claim]:
-        """The tasks that workers have who are alive, this one included."""
-        running = [c for c in self.claims() if c.state == "running"]
-        gone = {owner: self._home.is_gone(owner) for owner in {c.owner or "" for c in running}}
-        return [c for c in running if not gone[c.owner or ""]]
+        """The tasks that workers have who are alive, this one included; what the others had is free again."""
+        running = self._home.transact(
+            lambda connection: read_claims(connection, self._race, TASKS.c.state == "running")
+        )
+        gone = {owner for owner in {c.owner for c in running} if owner and self._home.is_gone(owner)}
+        for claim in running:
+            if claim.owner in gone:
+                self._swap(claim, replace(claim, state="waiting", owner=None))
+        return [c for c in running if c.owner not in gone]
 
     def release(self, claim: Claim) -> None:
         """Give a task back unfinished, as if it had never been claimed."""
@@ -127,13 +135,7 @@ class Store:
         if time.monotonic() - self._pulses.get(claim.task, 0.0) < PULSE:
             return
         self._pulses[claim.task] = time.monotonic()
-        mine = (TASKS.c.race == self._race, TASKS.c.task == claim.task, TASKS.c.state == "running")
-        counted = (TASKS.c.owner == claim.owner, TASKS.c.claims == claim.claims)
-
-        def note(connection: Connection) -> bool:
-            return connection.execute(update(TASKS).where(*mine, *counted).values(step=step)).rowcount == 1
-
-        if not self._home.transact(note):
+        if not self._home.transact(lambda connection: note(connection, self._race, claim, step)):
             raise _taken(claim)
 
     def _swap(self, seen: Claim, new: Claim) -> bool:
@@ -205,8 +207,19 @@ class Store:
         self._home.copy_out(self.records())
 
     def keep(self, name: str, content: Any) -> None:
-        """Store a measurement that is no trial."""
-        self._home.keep(name, content)
+        """Store a measurement that is no trial.
+
+        Raises:
+            TakenOver: if it was made under a look or the report, and that is no longer this worker's.
+        """
+        claim = self._measuring
+
+        def store(connection: Connection) -> None:
+            if claim is not None and not note(connection, self._race, claim, 0):
+                raise _taken(claim)
+            self._home.keep(connection, name, content)
+
+        self._home.transact(store)
 
     def kept(self, name: str) -> Any | None:
         """A measurement stored by `keep`."""

@@ -128,11 +128,13 @@ def trace(
         RaceError: an unknown function, too few trials or steps, or a method that cannot move a point of two numbers.
         UnknownMethod: a key that no method has.
     """
-    ground = landscape(function) if isinstance(function, str) else function
+    ground = function if isinstance(function, Landscape) else landscape(function)
     steps = ground.steps if steps is None else steps
-    for name, value in (("trials", trials), ("steps", steps)):
-        if not (isinstance(value, int) and value >= 1):
-            raise RaceError(f"trace: {name} must be a whole number >= 1; got {value!r}.", bad_input=True)
+    for name, value, least in (("trials", trials, 1), ("steps", steps, 1), ("seed", seed, 0)):
+        if not (isinstance(value, int) and value >= least):
+            raise RaceError(f"trace: {name} must be a whole number >= {least}; got {value!r}.", bad_input=True)
+    if isinstance(methods, str):
+        raise RaceError(f"trace: methods must be a list; write [{methods!r}].", bad_input=True)
     if not methods:
         raise RaceError("trace: methods must name at least one method; got none.", bad_input=True)
     if len(set(methods)) < len(methods):

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from downslope.referee.errors import RaceError
-from downslope.referee.plan import tuples
+from downslope.referee.recipe import tuples
 
 __all__ = ["Point", "Progress", "Record", "Trainable", "own_randomness", "run_trial", "train_step"]
 
@@ -75,6 +75,12 @@ class Record:
     cut: int | None = None
     state_bytes: int | None = None
     manifest: str | None = None
+
+    def __post_init__(self) -> None:
+        """Keep of a cause only what can be written to a file and shown in a terminal."""
+        if self.cause is not None:
+            shown = "".join(x if x.isprintable() or x == "\n" else "?" for x in str(self.cause))
+            object.__setattr__(self, "cause", shown)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON."""

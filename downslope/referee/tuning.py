@@ -25,8 +25,8 @@ from typing import Any
 import optuna
 
 from downslope.referee.errors import refuse
-from downslope.referee.plan import Entry, Plan, Task, derive_seed, tuples
-from downslope.referee.recipe import Range, rounded
+from downslope.referee.plan import Entry, Plan, Task, derive_seed
+from downslope.referee.recipe import Range, rounded, tuples
 from downslope.referee.translate import distribution, plain, score
 from downslope.referee.trial import Record
 from downslope.search.hyperband import brackets

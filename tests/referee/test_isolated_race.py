@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from downslope.referee import RaceError, Workload, isolation, race, way, worker
+from downslope.referee import RaceError, Recipe, Workload, isolation, race, way, worker
+from downslope.referee.plan import derive_seed
 from downslope.referee.way import size
 
 HERE = Path(__file__).parent
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.skipif(not isolation.supported(), reason="this system c
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
-    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
 
 
 @pytest.fixture
@@ -53,10 +53,57 @@ def test_trials_that_break_are_records_and_the_race_goes_on(deed: Path, tmp_path
     assert (trial["steps"], trial["best_metric"]) == (2, 0.5)
 
 
+def test_peak_memory_that_cannot_be_measured_is_missing_for_that_method_alone(
+    toy_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ask, told = isolation.Household.ask, []
+
+    def refuse(self: isolation.Household, source: str, request: dict[str, Any], *rest: Any, **limits: Any) -> Any:
+        if request["do"] == "memory" and request["label"] in ("sgd", "a"):
+            raise RaceError("it broke")
+        return ask(self, source, request, *rest, **limits)
+
+    def memory(*methods: str) -> Any:
+        recipes = [Recipe("sgd", label) for label in methods]
+        folder = tmp_path / methods[0]
+        race(str(toy_file), methods=recipes, self_tuning=True, seeds=1, folder=folder, quiet=True, events=told.append)
+        path = folder / "measured/memory-toy.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    monkeypatch.setattr(isolation.Household, "ask", refuse)
+    found = memory("sgd", "b")
+    assert found["sgd"] is None
+    assert found["b"] > 0
+    assert memory("a") is None
+    notes = [e["text"] for e in told if e["event"] == "note"]
+    assert "toy: peak memory of 2 methods in fresh processes" in notes
+    assert notes.count("no peak memory of sgd: it broke") == 1
+
+
+def test_the_peak_memory_of_an_object_is_not_announced(toy: Workload, tmp_path: Path, small: dict[str, Any]):
+    told: list[dict[str, Any]] = []
+    race(toy, folder=tmp_path / "race", events=told.append, **small | {"trials": 1, "seeds": 1})
+    notes = [e["text"] for e in told if e["event"] == "note"]
+    assert "toy: timing 2 methods in turns" in notes
+    assert not [text for text in notes if "memory" in text]
+
+
 def test_a_trial_that_ends_what_started_it_is_tried_again_once(deed: Path, tmp_path: Path):
     deed.write_text("kill the nursery")
     result = race(str(ABUSER), methods=["sgd"], self_tuning=True, seeds=1, folder=tmp_path / "race", quiet=True)
     assert causes(result.folder) == {"abuser/sgd/seed/000": "step 3: the process that loads the workload ended"}
+
+
+def test_a_trial_beside_one_that_ends_what_started_both_is_run_as_ever(
+    deed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(way, "cores", lambda: 2)
+    monkeypatch.setenv("ABUSER_SEED", str(derive_seed(0, "abuser", "sgd", 0)))
+    deed.write_text("kill the nursery from one seed")
+    options: dict[str, Any] = {"self_tuning": True, "seeds": 1, "jobs": 2, "quiet": True}
+    result = race(str(ABUSER), methods=["sgd", "adamw"], folder=tmp_path / "race", **options)
+    cause = "step 3: the process that loads the workload ended"
+    assert causes(result.folder) == {"abuser/sgd/seed/000": cause, "abuser/adamw/seed/000": None}
 
 
 def test_limits_reach_the_trials(deed: Path, tmp_path: Path):

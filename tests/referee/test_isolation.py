@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ def attempt(household: Household) -> Iterator[Attempt]:
     good = run("")
     assert good.cause is None
     assert Record.from_json(good.answer).steps == 4
+
+
+def deed(what: str) -> Path:
+    """Have this done; returns a file that is there once it has begun."""
+    path = Path(os.environ["ABUSER"])
+    path.write_text(what)
+    begun = path.with_name("begun")
+    begun.unlink(missing_ok=True)
+    return begun
 
 
 def finished(household: Household, errand: Errand) -> Errand:
@@ -123,6 +133,19 @@ def test_what_it_started_ends_with_it_when_it_is_killed(attempt: Attempt):
     assert attempt("breed and hang", seconds=0.3).died
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere what leaves its session is not found")
+def test_what_it_started_ends_with_it_though_others_run(household: Household, attempt: Attempt):
+    begun = deed("loop")
+    other = household.start(ABUSER, TRIAL, threads=1)
+    while not begun.exists():
+        household.wait(0.01)
+    family = one_child(household).children(recursive=True)
+    assert attempt("breed daemons").cause is None
+    assert one_child(household).children(recursive=True) == family
+    other.stop()
+    assert finished(household, other).died
+
+
 def test_an_answer_counts_though_its_process_does_not_end(attempt: Attempt, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(isolation, "GRACE", 0.2)
     errand = attempt("hang at exit")
@@ -158,7 +181,8 @@ def test_several_run_at_once_on_cores_of_their_own(household: Household, attempt
         household.wait(0.01)
     assert len({errand.pid for errand in pair}) == 2
     if sys.platform == "linux":
-        assert [psutil.Process(errand.pid).cpu_affinity() for errand in pair] == [[core], [core]]
+        trials = [psutil.Process(errand.pid).children()[0] for errand in pair]
+        assert [trial.cpu_affinity() for trial in trials] == [[core], [core]]
     assert all(finished(household, errand).died for errand in pair)
 
 
@@ -171,7 +195,38 @@ def test_the_loss_of_the_nursery_is_told_and_the_next_errand_gets_another(househ
     assert finished(household, household.start(ABUSER, TRIAL, threads=1)).cause is None
 
 
-def test_where_forking_is_not_safe_every_errand_gets_a_fresh_interpreter(household: Household):
+def test_the_loss_of_the_nursery_is_told_though_a_process_holds_its_socket(household: Household):
+    Path(os.environ["ABUSER"]).write_text("fork @ file")
+    with Household() as other:
+        other.ask(ABUSER, {"do": "card"}, "loaded", threads=1)
+        nursery = one_child(other)
+        (holder,) = nursery.children()
+        Path(os.environ["ABUSER"]).write_text("loop")
+        errand = other.start(ABUSER, TRIAL, threads=1)
+        while errand.step < 2:
+            other.wait(0.1)
+        nursery.kill()
+        other.wait(10.0)
+        assert errand.lost
+        holder.wait(10.0)
+
+
+def test_nobody_is_told_of_an_errand_once_the_household_is_closed(household: Household):
+    begun = deed("loop")
+    told: list[int] = []
+    with Household() as other:
+        errand = other.start(ABUSER, TRIAL, threads=1)
+        errand.told = lambda step, point: told.append(step)
+        while not begun.exists():
+            time.sleep(0.01)
+    assert errand.points[-1].step == 2
+    assert told == []
+
+
+def test_where_forking_is_not_safe_every_errand_gets_a_fresh_interpreter(
+    household: Household, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("here")])  # a path need not be a text
     Path(os.environ["ABUSER"]).write_text("start a thread @ file")
     with Household() as other:
         one, two = (finished(other, other.start(ABUSER, TRIAL, threads=1, seconds=600.0)) for _ in range(2))
@@ -182,21 +237,20 @@ def test_where_forking_is_not_safe_every_errand_gets_a_fresh_interpreter(househo
 
 
 @pytest.mark.parametrize(
-    ("deed", "sentence"),
+    ("what", "sentence"),
     [
         ("loop @ file", r"workload '.*abuser\.py' could not be loaded: it was ended after 30 minutes without"),
-        ("_exit @ file", "could not be loaded: its process ended with exit code 3"),
+        ("_exit @ file", r"could not be loaded: its process ended with exit code 3$"),
+        ("say something and die @ file", "ended with exit code 3; the last that it printed: the last words$"),
         ("raise @ file", r"abuser\.py, line \d+: workload\(\) raised IndexError: no column 7"),
     ],
 )
 def test_a_file_that_does_not_load_is_one_sentence(
-    household: Household, monkeypatch: pytest.MonkeyPatch, deed: str, sentence: str
+    household: Household, monkeypatch: pytest.MonkeyPatch, what: str, sentence: str
 ):
-    path = Path(os.environ["ABUSER"])
-    path.write_text(deed)
-    path.with_name("begun").unlink(missing_ok=True)
+    begun = deed(what)
     clock = isolation.time.monotonic
-    hangs = path.with_name("begun") if deed.startswith("loop") else Path("no such file")
+    hangs = begun if what.startswith("loop") else Path("no such file")
     monkeypatch.setattr(  # the limit is reached once the file runs
         isolation.time, "monotonic", lambda: clock() + (1801.0 if hangs.exists() else 0.0)
     )

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import downslope as ds
 from downslope.referee import from_lightning, race
+from downslope.referee.trial import run_trial
 from downslope.referee.workload import WorkloadError
 
 with warnings.catch_warnings():
@@ -131,7 +132,7 @@ def test_the_loss_is_that_of_the_training_step_on_the_device_of_the_module():
     w = from_lightning(Net, train=fixed_order(), validation=fixed_order(), target=0.1)
     model, batch = w.model(), next(iter(w.train))
     assert model.training
-    torch.testing.assert_close(w.loss(model, batch), F.cross_entropy(model.net(batch[0]), batch[1]))
+    torch.testing.assert_close(w.loss(model, batch), F.cross_entropy(model.net(batch[1][0]), batch[1][1]))
     elsewhere = from_lightning(Net, train=fixed_order(), validation=fixed_order(), target=0.1, device="meta")
     assert elsewhere.loss(elsewhere.model(), batch).device.type == "meta"
 
@@ -144,6 +145,66 @@ def test_a_lightning_module_is_raced(tmp_path: Path):
     assert all(t["cause"] is None for t in trials)
 
 
+class Observed(Net):
+    """Notes what is called, and counts its own metric between the hooks of a validation batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[int] = []
+        self.weight = None
+
+    def setup(self, stage):
+        assert stage == "fit"
+        self.weight = torch.tensor([1.0, 5.0, 1.0])
+
+    def configure_model(self):
+        self.right = 0
+
+    def training_step(self, batch, batch_idx):
+        self.numbers.append(batch_idx)
+        return F.cross_entropy(self.net(batch[0]), batch[1], weight=self.weight)
+
+    def on_validation_batch_start(self, batch, batch_idx, dataloader_idx=0):
+        self.first = batch_idx == 0
+
+    def validation_step(self, batch, batch_idx):
+        return (self.net(batch[0]).argmax(1) == batch[1]).sum()
+
+    def on_validation_batch_end(self, outputs, batch, batch_idx, dataloader_idx=0):
+        self.right = outputs if self.first else self.right + outputs
+
+    def on_validation_epoch_end(self):
+        self.log("val_right", float(self.right))
+
+
+def test_training_and_validation_are_those_of_a_trainer(tmp_path: Path):
+    loaders = {"train": fixed_order(), "validation": fixed_order()}
+    w = from_lightning(Observed, **loaders, target=99, monitor="val_right", goal="max")
+    models: list[Any] = []
+
+    def make(model: Any, **hyper: Any) -> Any:
+        models.append(model)
+        return torch.optim.SGD(model.parameters(), lr=0.1)
+
+    record = run_trial(w, make, {}, seed=1, steps=7, target=99, goal="max")
+    theirs = seeded(Observed, 1)
+    theirs.configure_optimizers = lambda: torch.optim.SGD(theirs.parameters(), lr=0.1)
+    fit = trainer(tmp_path, max_steps=7)
+    fit.fit(theirs, fixed_order())
+    assert models[0].numbers == theirs.numbers == [0, 1, 2, 3, 0, 1, 2]
+    for a, b in zip(models[0].parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(theirs, "setup", lambda stage: None)
+        (validated,) = fit.validate(theirs, fixed_order(), verbose=False)
+    assert record.curve[-1].metric == validated["val_right"] > 0
+
+
+def test_batches_that_are_empty_after_one_pass_are_refused():
+    with pytest.raises(WorkloadError, match="`train` must be iterable more than once"):
+        from_lightning(Net, train=iter(fixed_order()), validation=fixed_order(), target=0.1, steps=5)
+
+
 class ByHand(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -154,14 +215,21 @@ class Clipped(Net):
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None: ...
 
 
+class Half(Net):
+    def on_validation_model_train(self) -> None: ...
+
+
 class Counting(Net):
     def on_train_epoch_end(self) -> None: ...
+
+    def on_fit_start(self) -> None: ...
 
 
 @pytest.mark.parametrize(
     ("module", "options", "sentence"),
     [
         (Clipped, {}, "Clipped has configure_gradient_clipping, which a race does not call; take it out to race it"),
+        (Half, {}, "Half has on_validation_model_train, which a race does not call"),
         (nn.Linear, {}, "Linear is no LightningModule; from_module takes any other"),
         (Net, {"monitor": "val_acc"}, "whether a larger 'val_acc' is better is not known"),
         (Net, {"train": [1]}, "give either a datamodule, or both `train` and `validation`"),
@@ -180,7 +248,7 @@ def test_a_module_that_steps_by_hand_is_refused_when_it_is_built():
 
 
 def test_hooks_that_are_not_called_are_told_once():
-    with pytest.warns(UserWarning, match="a race does not call on_train_epoch_end of Counting") as told:
+    with pytest.warns(UserWarning, match="does not call on_fit_start and on_train_epoch_end of Counting") as told:
         assert from_lightning(Counting, Data(), target=0.1).model() is not None
     assert len(told) == 1
 

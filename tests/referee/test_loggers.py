@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from downslope.referee import RaceError, Result, Workload, race, worker
+from downslope.referee.address import sqlite_address
 from downslope.referee.loggers import MLflow, open_loggers
 
 pytestmark = pytest.mark.filterwarnings(  # of MLflow's own use of SQLAlchemy
@@ -23,7 +24,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, toy: Workload) -> Result:
     pytest.importorskip("tensorboard")
     pytest.importorskip("wandb")
     pytest.importorskip("mlflow")
-    folder = tmp_path_factory.mktemp("races") / "logged"
+    folder = tmp_path_factory.mktemp("races") / "log%20ged"  # an address would read it as "log ged"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
         patch.setenv("WANDB_MODE", "offline")
@@ -70,6 +71,32 @@ def test_a_trial_that_starts_again_purges_what_was_logged_of_it(tmp_path: Path):
     assert [e.value for e in board.Scalars("accuracy")] == [pytest.approx(0.7)]
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "csv", "jsonl"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_second_race_of_the_same_logger_leaves_the_first_ones_files_alone(tmp_path: Path, name: str, ended: bool):
+    if name == "tensorboard":
+        pytest.importorskip("tensorboard")
+    (logger,) = open_loggers([name])
+    point = {"step": 1, "metric": 0.1, "loss": None, "seconds": 0.0}
+    trial = {"trial": "w/m/seed/000", "workload": "w", "method": "m", "phase": "seed", "index": 0, "seed": 3}
+
+    def written(race: str) -> set[Path]:
+        return {path for path in (tmp_path / race).rglob("*") if path.is_file()}
+
+    for race_name in ("first", "second"):
+        first = written("first")
+        workloads = [{"name": "w", "metric_name": "accuracy"}]
+        logger({"event": "race_started", "folder": str(tmp_path / race_name), "workloads": workloads})
+        logger({"event": "trial_started", **trial})
+        logger({"event": "point", **trial, **point})
+        if ended:
+            logger.close()  # type: ignore[attr-defined]
+    assert first
+    assert written("first") == first
+    assert len(written("second")) == len(first)
+    logger.close()  # type: ignore[attr-defined]
+
+
 def wandb_records(path: Path) -> list[Any]:
     """The records of an offline run: LevelDB's log format, blocks of 32 KiB after a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
@@ -101,7 +128,7 @@ def test_weights_and_biases_has_one_run_per_trial_in_groups(logged: Result):
         runs[run.display_name] = (run, history)
     assert set(runs) == {f"{m} {phase} 1" for m in ("adamw", "sgd") for phase in ("tune", "seed")} | {"verdict"}
     run, history = runs["sgd seed 1"]
-    assert (run.project, run.run_group, run.job_type) == ("downslope", "logged toy", "seed")
+    assert (run.project, run.run_group, run.job_type) == ("downslope", "log%20ged toy", "seed")
     assert set(run.tags) == {"toy", "sgd", "seed"}
     config = {u.key: json.loads(u.value_json) for u in run.config.update}
     trial = next(t for t in logged.content["workloads"][0]["trials"] if t["task"] == "toy/sgd/seed/000")
@@ -148,7 +175,7 @@ def check_mlflow(result: Result, uri: str) -> None:
 
 
 def test_mlflow_has_a_run_per_method_and_below_it_a_run_per_trial(logged: Result):
-    check_mlflow(logged, f"sqlite:///{logged.folder / 'mlflow.db'}")
+    check_mlflow(logged, sqlite_address(logged.folder / "mlflow.db"))
 
 
 def test_mlflow_writes_to_a_folder_and_a_race_that_goes_on_keeps_its_parents(
@@ -158,7 +185,6 @@ def test_mlflow_writes_to_a_folder_and_a_race_that_goes_on_keeps_its_parents(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     uri = (tmp_path / "mlruns").as_uri()
     monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
-    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
     for _ in range(2):
         logger = MLflow(uri)
         result = race(

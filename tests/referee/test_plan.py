@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,8 +12,12 @@ import pytest
 
 from downslope import UnknownMethod, _registry
 from downslope.referee import RaceError, Recipe
+from downslope.referee.isolation import Household
 from downslope.referee.plan import Entry, Plan
+from downslope.referee.protocol import _entries, _folder_name
 from downslope.referee.recipe import candidates, entrants, refuse_unmet_needs
+from downslope.referee.store import Store
+from downslope.referee.way import Way, file_of, load
 
 SPACE = {
     "lr": ("log", 1e-4, 1.0),
@@ -87,8 +96,6 @@ def test_the_difference_of_two_plans_is_named():
     assert plan().difference(plan(methods=others)) == "methods adamw, sgd there and adamw, lion here"
     space = tuple(entrants([Recipe("adamw", space={"lr": ("log", 1e-3, 1.0)}), "sgd"], _registry, tuned=True))
     assert "space of 'adamw'" in (plan().difference(plan(methods=space)) or "")
-    from dataclasses import replace
-
     moved = (replace(plan().workloads[0], source="/elsewhere/toy.py"),)
     assert plan().difference(plan(workloads=moved)) is None
     assert plan().digest == plan(workloads=moved, threads=8).digest
@@ -116,3 +123,44 @@ def test_a_need_that_the_workload_cannot_meet_is_refused_naming_both():
     catalogue: Any = SimpleNamespace(card=lambda key: SimpleNamespace(key=key, needs=("layer_io", "loss")))
     with pytest.raises(RaceError, match="method 'kfac' needs layer_io, which workload 'toy' does not supply"):
         refuse_unmet_needs([Recipe("kfac")], catalogue, "toy")
+
+
+ODD = ["a%20b", "a#b", "{a}", *(["a?b"] if os.name == "posix" else [])]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str):
+    with Store(tmp_path / name, plan()) as store:
+        assert len(store.claims()) == 13
+    assert (tmp_path / name / "race.db").is_file()
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+def test_a_default_folder_is_named_by_many_workloads_as_far_as_there_is_room():
+    toy = plan().workloads[0]
+    many = plan(workloads=tuple(replace(toy, name=f"tö{i}") for i in range(200)))
+    name = _folder_name(many)
+    assert name.startswith("tö0+tö1+")
+    assert name.endswith(f"-{many.digest[:6]}")
+    assert len(name.encode()) < 255
+    assert _folder_name(plan()) == f"toy-{plan().digest[:6]}"
+
+
+def test_a_workload_file_is_known_by_its_content_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_file: Path
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "fashion-mlp"):  # the second is the built-in one, as for `load_workload`
+        shutil.copy(toy_file, name)
+    assert [file_of(source) for source in ("mine@wide", "mine", "fashion-mlp", "")] == [Path("mine")] * 2 + [None] * 2
+    with Household([]) as household:
+        loaded = load("mine", household, Way(jobs=1, seconds=None, memory=None, isolated=False))
+    (entry,) = _entries([loaded], 1.0, None)
+    assert Path(entry.source) == tmp_path / "mine"
+    assert entry.digest == hashlib.sha256(toy_file.read_bytes()).hexdigest()[:12]
+
+
+def test_lists_are_taken_as_the_tuples_that_a_resumed_race_reads():
+    recipe = Recipe("adamw", fixed={"eps": [1, [2]]}, space={"betas": ["choice", [0.9, 0.99], [0.8, 0.95]]})
+    (found,) = entrants([recipe], _registry, tuned=True)
+    assert (found.fixed, found.space) == ({"eps": (1, (2,))}, {"betas": ("choice", (0.9, 0.99), (0.8, 0.95))})

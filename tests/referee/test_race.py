@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from downslope import make
+from downslope import LinearDecay, make
 from downslope._registry import card
 from downslope.referee import RaceError, Recipe, Result, Workload, race, worker
+from downslope.referee.isolation import Household
 
 HERE = Path(__file__).parent
 COMMAND = [sys.executable, "-m", "downslope.cli", "race"]
@@ -30,9 +32,8 @@ OPTIONS = ["--methods", "adamw,sgd", "--trials", "2", "--seeds", "3"]
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure time and memory in no time; the race `finished` is a command of its own and measures in earnest."""
+    """Measure time in no time; the race `finished` is a command of its own and measures in earnest."""
     monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
-    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -290,6 +291,13 @@ def test_targets_of_several_workloads_are_given_by_name(toy: Workload, tmp_path:
         ({"target": {"toy": "high"}}, r"race: target must be a finite number; got 'high' for toy\."),
         ({"target": {"tyo": 0.5}}, r"race: target names 'tyo', which is not raced; the workloads are toy\."),
         ({"methods": []}, "race: methods must name at least one method"),
+        ({"methods": "adamw"}, r"race: methods must be a list of keys of methods, or of Recipes; write \['adamw'\]"),
+        ({"methods": None}, "race: methods must be a list of keys of methods, or of Recipes; got None"),
+        ({"methods": [torch.optim.Adam]}, "race: methods must hold keys of methods, such as 'adamw', or Recipes"),
+        ({"methods": [Recipe("adamw", label=5)]}, "race: methods must hold keys of methods"),  # type: ignore[arg-type]
+        ({"methods": [Recipe("adamw", fixed={"lr": LinearDecay(0.1, total=9)})]}, "keeps its hyperparameters as JSON"),
+        ({"methods": [Recipe("adamw", space={"lr": 0.1})]}, r"space of lr must be .*; got \(0\.1,\)"),  # type: ignore[dict-item]
+        ({"seed": 10**20}, "race: seed must be a whole number below 2"),
         (
             {"methods": ["sophia"]},
             "method 'sophia' needs the curvature of labels drawn .* workload 'toy' does not supply",
@@ -358,26 +366,37 @@ def test_the_default_folder_is_the_same_for_the_same_race(
 
 
 def test_peak_memory_tells_state_from_no_state(tmp_path: Path):
-    from downslope.referee.memory import measure_memory
-
     path = tmp_path / "wide.py"
     path.write_text(
+        "import os\n"
         "import torch\n"
         "from torch import nn\n"
         "from downslope.referee import Workload\n"
+        "DATA = torch.ones(500_000).exp()\n"  # computed while it is loaded
+        "pieces = [torch.ones(n * 100_000) for n in range(1, 20)]\n"
+        "del pieces[::2]\n"  # the heap has gaps
+        "def loss(model, batch):\n"
+        "    os.write(1, b'\\xff')\n"
+        "    return model(batch).square().mean() + 0 * DATA.sum()\n"
         "def workload():\n"
         "    return Workload(name='wide', model=lambda: nn.Linear(1000, 1000), train=[torch.ones(1, 1000)],\n"
-        "        validation=[0], loss=lambda m, b: m(b).square().mean(), metric=lambda m, b: 0.0, metric_name='none',\n"
+        "        validation=[0], loss=loss, metric=lambda m, b: 0.0, metric_name='none',\n"
         "        goal='max', target=1.0, steps=1, evaluate_every=1)\n"
     )
-    jobs = [{"label": m, "method": m, "hyper": {"lr": 1e-3}} for m in ("sgd", "adamw")]
-    jobs.append({"label": "bad", "method": "adamw", "hyper": {"lr": -1}})
-    found = measure_memory(str(path), jobs, threads=1)
-    weights = 1000 * 1000 * 4
-    assert found["bad"] is None
-    assert 1.9 * weights <= found["sgd"] <= 3.5 * weights  # weights, gradients, and what backward holds meanwhile
-    assert 3.8 * weights <= found["adamw"] <= 5.5 * weights  # and two tensors of state
-    assert measure_memory("", jobs, threads=1) == {"sgd": None, "adamw": None, "bad": None}
+    with Household() as household:
+
+        def measured(method: str, **hyper: float) -> int:
+            request = {"do": "memory", "method": method, "hyper": hyper}
+            found: int = household.ask(str(path), request, "measured", threads=2)["bytes"]
+            return found
+
+        weights = 1000 * 1000 * 4
+        assert (
+            1.9 * weights <= measured("sgd") <= 3.5 * weights
+        )  # weights, gradients, and what backward holds meanwhile
+        assert 3.8 * weights <= measured("adamw") <= 5.5 * weights  # and two tensors of state
+        with pytest.raises(RaceError, match="lr"):
+            measured("adamw", lr=-1.0)
 
 
 def test_timing_takes_turns(toy: Workload):
@@ -404,5 +423,28 @@ def test_timing_takes_turns(toy: Workload):
     assert all(0 < alone < whole for alone, whole in zip(found["step_alone"]["a"], found["turns"]["a"], strict=True))
     estimate = seconds_per_step([0.1, 0.2, 0.3, 0.2, 0.2])
     assert estimate.value == 0.2
-    low, high = ratio_interval({"a": [0.2] * 9, "b": [0.1] * 9}, "a", "b", level=0.99, floor=0.03)
+    low, high = ratio_interval({"a": [0.2] * 9, "b": [0.1] * 9}, "a", "b", pairs=1, floor=0.03)
     assert (low, high) == pytest.approx((2 / 1.03, 2 * 1.03))
+    assert len(measure_seconds(toy, runners[:2], seconds=0.0)["turns"]["a"]) == 8  # 2 / 2^8 < 1 %
+
+
+@pytest.mark.parametrize(("pairs", "turns"), [(1, 8), (1, 40), (45, 14)])
+def test_intervals_of_seconds_per_step_hold_for_all_pairs_at_once(pairs: int, turns: int):
+    from downslope.referee.timing import TIMING_SHARE, ratio_interval
+
+    rng, missed, races = np.random.default_rng(turns), 0, 600
+    for _ in range(races):
+        for _ in range(pairs if pairs == 1 else 5):
+            noise = rng.lognormal(0.0, 0.3, (2, turns))
+            low, high = ratio_interval({"a": list(noise[0]), "b": list(noise[1])}, "a", "b", pairs=pairs, floor=0.0)
+            missed += not low <= 1.0 <= high
+    share = TIMING_SHARE if pairs == 1 else 5 * TIMING_SHARE / pairs
+    assert missed / races <= share + 3 * math.sqrt(share / races)
+
+
+@pytest.mark.parametrize("workload", [42, torch.nn.Linear(1, 1), None])
+def test_what_is_no_workload_is_refused(workload: Any, tmp_path: Path):
+    with pytest.raises(RaceError, match="race: a workload must be a Workload, or the name or file of one; got ") as no:
+        race(workload, methods=["adamw"], folder=tmp_path / "race")
+    assert no.value.bad_input
+    assert not (tmp_path / "race").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from downslope.referee.looking import awaited, look, stand
 from downslope.referee.plan import Plan, read_plan
 from downslope.referee.sequential import looks
 from downslope.referee.store import Store
+from downslope.referee.stored import rebuild
 
 ROOT = Path(__file__).parents[2]
 GOOD = Recipe("adamw", "adamw", fixed={"lr": 0.05})
@@ -34,7 +36,6 @@ def hasty() -> Iterator[None]:
             return {"turns": {r.label: [0.01] * 9 for r in runners}, "step_alone": {}, "first_step": {}}
 
         patch.setattr(worker, "measure_seconds", turns)
-        patch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
         yield
 
 
@@ -107,6 +108,35 @@ def test_workloads_stop_each_for_itself(toy: Workload, tmp_path: Path):
     assert [len(w["standings"][0]["arrivals"]) for w in result.content["workloads"]] == [5, 8]
 
 
+def test_a_workload_may_be_called_as_looks_are(toy: Workload, tmp_path: Path):
+    result = race(replace(toy, name="look"), methods=[GOOD, NEVER], folder=tmp_path / "race", **STAGED)
+    assert result.content["sequential"]["stopped"] == "look stopped after 5 of at most 8 seeds: decided"
+
+
+def test_a_timing_that_failed_at_a_look_is_made_again(toy: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    measure, found = worker.measure_seconds, []
+
+    def fails_once(workload: Workload, runners: Sequence[Any], **settings: float) -> dict[str, Any]:
+        broken = {"turns": {}, "step_alone": {}, "first_step": {}, "broken": dict.fromkeys(("adamw", "adamw-2"), "why")}
+        found.append(measure(workload, runners, **settings) if found else broken)
+        return found[-1]
+
+    monkeypatch.setattr(worker, "measure_seconds", fails_once)
+    content = race(toy, methods=[GOOD, GOOD], folder=tmp_path / "race", **STAGED).content
+    assert len(found) == 2
+    assert content["workloads"][0]["timing"] == found[1]
+
+
+def test_more_looks_than_the_race_has_are_one_sentence(decided: Path, tmp_path: Path):
+    folder = tmp_path / "race"
+    shutil.copytree(decided, folder)
+    for number in (1, 2):
+        unsettled = {"toy": {"seeds": 5, "settled": False, "pairs": []}}
+        (folder / "measured" / f"look-{number}.json").write_text(json.dumps(unsettled))
+    with pytest.raises(RaceError, match="holds more looks at toy than this race has"):
+        rebuild(folder)
+
+
 def test_a_look_waits_for_its_seeds_and_later_seeds_wait_for_it(decided: Path):
     plan = read_plan(decided)
     tasks = {task.key: task for task in plan.tasks()}
@@ -123,8 +153,6 @@ def test_a_look_waits_for_its_seeds_and_later_seeds_wait_for_it(decided: Path):
 
 def test_a_look_that_was_cut_off_is_finished_as_it_began(decided: Path, toy: Workload, tmp_path: Path):
     """Its process died after it had kept what it found, before the seeds were let go."""
-    import shutil
-
     folder = tmp_path / "race"
     shutil.copytree(decided, folder)
     connection = sqlite3.connect(folder / "race.db")

@@ -191,6 +191,15 @@ class TestKept:
         assert is_prepared()
         assert list(tiny.glob("*.safetensors")) == [kept]
 
+    def test_a_new_cut_takes_the_place_of_older_ones(self, tiny: Path) -> None:
+        (tiny / "0123456789ab-other.safetensors").touch()
+        (tiny / "busy-sotu-smollm.safetensors").mkdir()  # cannot be removed
+        (tiny / "0123456789ab-sotu-smollm.safetensors").touch()
+        before = set(tiny.iterdir())
+        smollm()
+        assert before - set(tiny.iterdir()) == {tiny / "0123456789ab-sotu-smollm.safetensors"}
+        assert is_prepared()
+
     def test_a_damaged_file_is_made_anew(self, tiny: Path) -> None:
         first = smollm()
         (kept,) = tiny.glob("*.safetensors")

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from downslope.cli import app
 from downslope.referee import RaceError, race
 from downslope.referee.address import Address
-from downslope.referee.schema import TASKS, WORKERS
+from downslope.referee.schema import TASKS, WORKERS, may_begin, swap
 from downslope.referee.server import ServerHome
 from downslope.referee.store import REPORT, Store, TakenOver
 from tests.referee.postgres import PASSWORD, Server, missing
@@ -53,6 +54,10 @@ def database(postgres: Server, request: pytest.FixtureRequest) -> str:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return postgres.url.replace("/postgres?", f"/{name}?")
+
+
+def report_only(task: str, done: frozenset[str]) -> bool:
+    return task == REPORT
 
 
 @dataclass
@@ -155,6 +160,52 @@ def test_what_is_given_back_and_measured_is_seen_by_the_next_worker(place: Place
         assert json.loads((store.folder / "measured" / "timing-toy.json").read_text()) == {"b": [1.5], "a": None}
 
 
+def test_while_the_report_is_written_nobody_takes_a_trial_and_the_other_way_round(place: Place):
+    with place.open("one") as one, place.open("two") as two:
+        report = one.claim(report_only)
+        assert report is not None
+        assert two.claim(trials_only) is None
+        one.release(report)
+        trial = two.claim(trials_only)
+        assert trial is not None
+        assert one.claim(report_only) is None
+        two.release(trial)
+        assert one.claim(report_only) is not None
+
+
+def test_of_two_who_take_a_trial_and_the_report_at_once_one_waits_for_the_other(place: Place):
+    with place.open("one") as one, place.open("two") as two, ThreadPoolExecutor(1) as thread:
+        seen = one.claims()[-1]
+
+        def begin(connection: sqlalchemy.Connection) -> Future[Any]:
+            assert may_begin(connection, one.plan.digest, REPORT)
+            assert swap(connection, one.plan.digest, seen, replace(seen, state="running", owner=one.worker, claims=1))
+            other = thread.submit(two.claim, trials_only)
+            assert not wait([other], timeout=0.5).done
+            return other
+
+        assert one._home.transact(begin).result(30) is None
+
+
+def test_a_measurement_of_a_worker_that_slept_is_refused(place: Place):
+    slept = place.open("slept")
+    run_all(slept)
+    assert slept.claim(report_only)
+    place.kill(slept)
+    with place.open() as store:
+        assert not store.busy()
+        with pytest.raises(TakenOver):  # before anybody has measured anew
+            slept.keep("timing-toy", "beside another")
+        report = store.claim(report_only)
+        assert report is not None
+        store.keep("timing-toy", "alone")
+        store.finish(report, None)
+        with pytest.raises(TakenOver):
+            slept.keep("timing-toy", "beside another")
+        assert store.kept("timing-toy") == "alone"
+    slept.close()
+
+
 def test_trials_are_optuna_trials(place: Place):
     import optuna
 
@@ -252,6 +303,26 @@ def test_a_server_that_stays_away_is_one_sentence_and_loses_nothing(
             postgres.start()
         assert_silent(error.value)
         assert store.records() == {claim.task: record()}
+
+
+def test_a_worker_that_stops_because_the_server_is_away_waits_for_it_once(
+    postgres: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("downslope.referee.server.PATIENCE", 0.3)
+    with Store(tmp_path, plan(), database) as store:
+        claim = store.claim(trials_only)
+        assert claim is not None
+        postgres.stop("fast")
+        slept: list[float] = []
+        try:
+            with pytest.raises(RaceError, match="has not answered"):
+                store.claims()
+            monkeypatch.setattr("downslope.referee.server.time.sleep", slept.append)
+            store.release(claim)
+            store.close()
+        finally:
+            postgres.start()
+        assert slept == []
 
 
 def test_an_answer_lost_on_the_way_is_not_a_change_made_twice(database: str, tmp_path: Path):
@@ -468,7 +539,6 @@ def test_a_worker_killed_and_the_database_restarted_lose_no_trial_and_count_none
 
     # The same race in one undisturbed process found the same.
     monkeypatch.setenv("TRACES", str(traces))
-    monkeypatch.setattr("downslope.referee.worker.measure_memory", lambda source, jobs, threads: {})
     monkeypatch.setattr("downslope.referee.worker.TIMING", {"seconds": 0.0, "least_turns": 2})
     alone = race(str(COUNTED), folder=tmp_path / "alone", quiet=True, **OPTIONS).content  # type: ignore[arg-type]
     assert [curve(t) for t in alone["workloads"][0]["trials"]] == [

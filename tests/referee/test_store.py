@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -141,6 +142,27 @@ def test_what_is_given_back_counts_as_never_claimed(tmp_path: Path):
         assert claim is not None
         store.release(claim)
         assert store.claims()[0] == Claim(claim.task, "waiting", None, 0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_a_change(tmp_path: Path, number: int):
+    ended: list[str] = []
+
+    def interrupted(connection: sqlalchemy.Connection) -> None:
+        signal.raise_signal(number)
+        ended.append("whole")
+        if len(ended) == 2:
+            raise ValueError("a change that fails loses no signal either")
+
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with Store(tmp_path, plan()) as store:
+            for _ in range(2):
+                with pytest.raises(KeyboardInterrupt):
+                    store._home.transact(interrupted)
+    finally:
+        signal.signal(number, before)
+    assert ended == ["whole", "whole"]
 
 
 def test_trials_are_optuna_trials(tmp_path: Path):

@@ -132,6 +132,17 @@ def test_whatever_raises_ends_the_trial_and_not_the_race(toy: Workload):
     assert refused.endswith(": AdamW: lr must be a finite number >= 0; got -1.0.")
 
 
+def test_a_cause_can_be_written_and_shown_whatever_was_raised(toy: Workload):
+    def loss(model: Any, batch: Any) -> Any:
+        raise OSError("no file \udcff\x1b[31m here")
+
+    record = train(replace(toy, loss=loss))
+    assert record.cause is not None
+    assert "no file ??[31m here" in record.cause
+    record.cause.encode("utf-8")
+    assert Record.from_json(record.to_json() | {"cause": "\x00\ud800"}).cause == "??"
+
+
 def test_what_stops_a_race_is_not_taken_for_a_failure_of_the_trial(toy: Workload):
     def full(step: int, metric: float | None) -> None:
         raise RaceError("the disk is full")

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from downslope.cli import app
 from downslope.referee import RaceError
+from downslope.referee.home import Files
 from downslope.referee.plan import read_plan
 from downslope.referee.store import Store
 from downslope.referee.stored import StoredRace, rebuild
@@ -173,6 +174,15 @@ def test_forged_measurements_are_one_sentence(folder: Path, content: Any):
     with pytest.raises(RaceError, match="does not hold the measurements of a race") as error:
         rebuild(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "timing-/x"])
+def test_a_measurement_stays_in_its_folder_whatever_its_name(tmp_path: Path, name: str):
+    """A shared database gives the names, and whoever may write to it chooses them."""
+    files = Files(tmp_path / "race", "race")
+    with pytest.raises(RaceError, match="which leads out of its folder"):
+        files.keep(f"{tmp_path}{name}" if name[0] == "/" else name, {})
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_plan_is_read_back_as_it_was_written(folder: Path):

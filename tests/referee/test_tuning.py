@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -24,6 +27,7 @@ from downslope.referee.board import _line
 from downslope.referee.plan import Entry, Plan, Task
 from downslope.referee.recipe import candidates, entrants, known_beforehand
 from downslope.referee.standing import standings
+from downslope.referee.store import Store
 from downslope.referee.translate import score
 from downslope.referee.trial import Point, Record, run_trial
 from downslope.referee.tuning import bars, cost, in_any_order, propose, refuse_idle_pruner, waits_for
@@ -42,7 +46,6 @@ STEPS, EVERY = 90, 5
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
-    monkeypatch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
 
 
 TWICE = (Recipe("sgd", space=SPACE), Recipe("sgd", space=SPACE))
@@ -301,6 +304,30 @@ def test_ranges_given_as_lists_are_those_that_records_have():
     assert propose(p, keyed(read), task(p, 2))["betas"] in ((0.9, 0.99), (0.9, 0.999))
 
 
+def store_trials(store: Store) -> None:
+    while claim := store.claim(lambda key, done: key in store.tasks):
+        store.finish(claim, ran([0.1, 0.2], store.tasks[claim.task].hyper))
+    assert len(store.records()) == len(store.tasks) == 8
+
+
+def test_what_optuna_refuses_is_told_once_and_the_race_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(optuna.study.Study, "add_trial", Mock(side_effect=ValueError("not so\nat all")))
+    refused = r"Optuna's tables get no further trials \(ValueError: not so\); the verdict does not read them"
+    with Store(tmp_path, plan(trials=2)) as store, pytest.warns(UserWarning, match=refused) as told:
+        store_trials(store)
+    assert len(told) == 1
+
+
+def test_the_tables_of_another_version_of_optuna_are_left_alone(tmp_path: Path):
+    Store(tmp_path, plan(trials=2)).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "race.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+    with pytest.warns(UserWarning, match=r"RuntimeError: The runtime optuna version .*, and the race goes on"):
+        store = Store(tmp_path, plan(trials=2))
+    with store:
+        store_trials(store)
+
+
 def test_a_trial_below_its_bar_is_cut_there(toy: Workload):
     def run(**changes: Any) -> Record:
         make: Any = lambda model, **hyper: _registry.make("sgd", model, **hyper)  # noqa: E731
@@ -350,7 +377,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned") / "race"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
-        patch.setattr(worker, "measure_memory", lambda source, jobs, threads: {})
         race(str(TOY), folder=folder, sampler="tpe", pruner="halving", **ADAPTIVE)
     return folder
 

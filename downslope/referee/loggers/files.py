@@ -71,6 +71,8 @@ class _Appended:
         self._file: IO[bytes] | None = None
 
     def add(self, event: Event, text: str) -> None:
+        if event["event"] == "race_started":
+            self.close()  # what an earlier race has left open
         if self._file is None:
             path = Path(self._path or Path(event["folder"]) / self._default)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from downslope.referee.address import sqlite_address
 from downslope.referee.events import Event
 from downslope.referee.loggers import require
 
@@ -56,9 +57,10 @@ class MLflow:
 
     def _start(self, event: Event) -> None:
         self._metrics = {w["name"]: _clean(w["metric_name"]) for w in event["workloads"]}
+        self._runs, self._parents = {}, {}  # what an earlier race has left
         folder = Path(event["folder"]).resolve()
         place = {} if self._uri else {"artifact_location": (folder / "mlflow-artifacts").as_uri()}
-        self._client = self._module.MlflowClient(tracking_uri=self._uri or f"sqlite:///{folder / 'mlflow.db'}")
+        self._client = self._module.MlflowClient(tracking_uri=self._uri or sqlite_address(folder / "mlflow.db"))
         name = self._name or f"downslope/{event['name']}"
         found = self._client.get_experiment_by_name(name)
         self._experiment = found.experiment_id if found else self._client.create_experiment(name, **place)

@@ -26,14 +26,15 @@ class TensorBoard:
     def __init__(self, folder: str | Path | None = None) -> None:
         require(self.name, "tensorboard")
         self._writer = require(self.name, "torch.utils.tensorboard").SummaryWriter
-        self._folder = None if folder is None else Path(folder)
+        self._given, self._folder = folder, Path()
         self._metrics: dict[str, str] = {}
         self._open: dict[str, Any] = {}
 
     def __call__(self, event: Event) -> None:
         match event["event"]:
             case "race_started":
-                self._folder = self._folder or Path(event["folder"]) / "tensorboard"
+                self.close()  # what an earlier race has left open
+                self._folder = Path(self._given or Path(event["folder"]) / "tensorboard")
                 self._metrics = {w["name"]: w["metric_name"] for w in event["workloads"]}
             case "trial_started":
                 self._of(event)
@@ -47,7 +48,7 @@ class TensorBoard:
             case "trial_finished":
                 self._finish(event)
             case "verdict":
-                with self._writer(str(self._root / "verdict")) as writer:
+                with self._writer(str(self._folder / "verdict")) as writer:
                     writer.add_text("verdict", event["verdict"])
 
     def close(self) -> None:
@@ -55,15 +56,10 @@ class TensorBoard:
             writer.close()
         self._open = {}
 
-    @property
-    def _root(self) -> Path:
-        assert self._folder is not None
-        return self._folder
-
     def _of(self, event: Event) -> Any:
         """The writer of a trial's run; what an earlier process left of it is removed."""
         if event["trial"] not in self._open:
-            run = self._root / event["workload"] / event["method"] / f"{event['phase']}-{event['index']:03d}"
+            run = self._folder / event["workload"] / event["method"] / f"{event['phase']}-{event['index']:03d}"
             for unfinished in run.glob("events.out.tfevents.*"):
                 unfinished.unlink()
             self._open[event["trial"]] = self._writer(str(run))

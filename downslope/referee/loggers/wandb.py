@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from downslope.referee.errors import RaceError
@@ -36,6 +37,8 @@ class WandB:
     ) -> None:
         self._wandb = require(self.name, "wandb")
         self._settings = self._wandb.Settings(silent=True, console="off", x_disable_stats=True)
+        # wandb reads the environment once in a process, maybe before the user has set it.
+        mode = mode or os.environ.get("WANDB_MODE")
         online = (mode or self._wandb.setup().settings.mode) == "online"
         if online and not self._wandb.login(prompt=False, verify=False):
             raise RaceError(

@@ -106,10 +106,7 @@ class Transformer(nn.Module):
 def workload(
     width: int = 64, post_norm: bool = False, deviation: float = 0.2, size: int = 32, stretch: int = 1
 ) -> Workload:
-    """The workload; see the module.
-
-    `deviation` is that of the initial embeddings, `size` the batch's, `stretch` as in `Card.workload`.
-    """
+    """The workload. `deviation`: of initial embeddings, `size`: of batches, `stretch`: as in `Card.workload`."""
     text = state_of_the_union()
     return CARD.workload(
         model=functools.partial(Transformer, len(text.alphabet), width, post_norm=post_norm, deviation=deviation),
