@@ -1,7 +1,7 @@
-"""Make this record out of finished races: `python records/first-truths/collect.py FOLDER...`, one race each.
+"""Put finished races into this record: `python records/first-truths/collect.py FOLDER...`, one race each.
 
-Copies each race's plan and runs to `runs/`, and writes `verdicts.csv` (every comparison with the baseline) and
-`overview.svg` (the same as a picture).
+Copies each race's plan and runs to `runs/`, and its comparisons with the baseline into `verdicts.csv`, in place of an
+earlier race's of that workload; then draws `overview.svg`, the same as a picture.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STYLE = """
   .equivalent rect { fill: #1a2c44; } .equivalent text { fill: #93c1f7; }
 }
 """
-LEFT, TOP, CELL, ROW = 142, 108, 37, 19
+LEFT, TOP, CELL, ROW = 142, 108, 31, 19
 MISSED, ALONE = "–", "✓"
 
 
@@ -61,28 +61,33 @@ def comparisons(content: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def collect(folders: Sequence[Path]) -> None:
-    """Copy the races and write what they say."""
-    rows = []
+    """Copy the races and write what they say beside what others said."""
+    rows = read()
     (HERE / "runs").mkdir(exist_ok=True)
     for folder in folders:
         content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         name = content["workloads"][0]["name"]
         shutil.copy(folder / "results.csv", HERE / "runs" / f"{name}.csv")
         shutil.copy(folder / "race.json", HERE / "runs" / f"{name}.json")
-        rows += comparisons(content)
+        rows = [row for row in rows if row["workload"] != name]
+        rows += [{k: _short(v) for k, v in row.items()} for row in comparisons(content)]
+    order = list(BUILT_IN)
+    rows.sort(key=lambda row: order.index(row["workload"]))
     with (HERE / "verdicts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: _short(v) for k, v in row.items()} for row in rows)
-    (HERE / "overview.svg").write_text(overview(read()), encoding="utf-8")
+        writer.writerows(rows)
+    (HERE / "overview.svg").write_text(overview(rows), encoding="utf-8")
 
 
-def _short(value: Any) -> Any:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+def _short(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def read() -> list[dict[str, str]]:
-    """The lines of `verdicts.csv`."""
+    """The lines of `verdicts.csv`, if there is one."""
+    if not (HERE / "verdicts.csv").exists():
+        return []
     with (HERE / "verdicts.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -111,7 +116,7 @@ def overview(rows: Sequence[dict[str, str]]) -> str:
     methods = list(tally(rows))
     raced = {row["workload"] for row in rows}
     workloads = [name for name in BUILT_IN if name in raced]
-    width, height = LEFT + 2 * CELL * len(workloads) + 16, TOP + ROW * len(methods) + 68
+    width, height = LEFT + 2 * CELL * len(workloads) + 40, TOP + ROW * len(methods) + 68
     parts = []
     for i, name in enumerate(workloads):
         x = LEFT + 2 * CELL * i
@@ -135,7 +140,7 @@ def overview(rows: Sequence[dict[str, str]]) -> str:
     lines = (
         "Median steps, and seconds, to the target relative to tuned AdamW (0.50: half).",
         "Green: better, red: worse, blue: equivalent, else no evidence.",
-        f"{MISSED}: half of the seeds miss the target. {ALONE}: they reach it where AdamW's do not.",
+        f"{MISSED}: half of the seeds or more miss the target. {ALONE}: they reach it where AdamW's do not.",
     )
     parts += [f'<text class="small" x="12" y="{foot + 16 * i}">{escape(line)}</text>' for i, line in enumerate(lines)]
     return svg(width, height, "Methods against tuned AdamW, by workload", parts, STYLE)

@@ -73,6 +73,20 @@ def visit(browser: Browser, folder: Path) -> Iterator[Callable[..., Page]]:
     assert complaints == []
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (800, 360), (360, 740)])
+def test_the_bar_of_many_methods_leaves_the_screen_to_the_figures(
+    width: int, height: int, browser: Browser, tmp_path: Path
+):
+    write(tmp_path, content(["w"], {f"a method with a long name {i}": "adamw" for i in range(24)}))
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    bar = page.locator("[data-section=w0] .bar").bounding_box()
+    context.close()
+    assert bar is not None
+    assert bar["height"] <= height / 4
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("device", "size"), [("desk", DESK), ("phone", PHONE)])
 def test_it_fits_and_follows_the_theme(
@@ -174,6 +188,19 @@ def test_a_hidden_method_is_not_found_by_hover(visit: Callable[..., Page]):
         assert found in ("adamw", ""), method
         assert found == "adamw" or method != "0"
     assert {method for method, _, _ in spots} > {"0"}
+
+
+def test_the_legend_of_a_saved_figure_has_no_holes(visit: Callable[..., Page], tmp_path: Path):
+    page = visit()
+    first = page.locator("#w0-metric .view:not([hidden]) .wide .key").first.get_attribute("data-m")
+    page.locator(f"[data-section=w0] .chip[value='{first}']").click()
+    with page.expect_download() as download:
+        page.locator("#w0-metric .save[value=svg]").click()
+    download.value.save_as(tmp_path / "saved.svg")
+    groups = ElementTree.parse(tmp_path / "saved.svg").iter("{http://www.w3.org/2000/svg}g")
+    keys = [g for g in groups if "key" in g.get("class", "").split()]
+    assert len(keys) == 2
+    assert keys[0].get("transform", "").startswith("translate(12 ")
 
 
 def test_a_figure_is_saved_as_svg_and_png_without_hidden_methods(visit: Callable[..., Page], tmp_path: Path):

@@ -226,6 +226,7 @@ def test_of_many_methods_the_curves_begin_with_the_first_and_the_baseline():
     betas = next(f for f in figures.values() if f.title == "betas").charts[""]
     assert len(betas.layers) == 4
     assert [layer.hidden for layer in betas.layers] == [layer.label not in shown for layer in betas.layers]
+    assert 'class="m ' not in draw(figures["arrivals"].charts["step"], WIDE, "c", page=True)  # no name hides a row
     chart = figures["metric"].charts["step"]
     assert _methods(draw(chart, WIDE, "c", page=True), off=True) == {method_index(many, x) for x in ranked[7:-1]}
     assert _methods(draw(chart, WIDE, "c")) == set(range(8))
@@ -242,6 +243,14 @@ def test_of_many_methods_the_curves_begin_with_the_first_and_the_baseline():
 def _methods(svg: str, *, off: bool = False) -> set[int]:
     groups = [g for g in ElementTree.fromstring(svg).iter(f"{SVG}g") if g.get("data-m")]
     return {int(g.get("data-m", "")) for g in groups if ("off" in g.get("class", "").split()) == off}
+
+
+def test_a_panel_of_hidden_methods_alone_is_not_a_file():
+    many = content(["w"], {f"m{i}": ("adamw", "lion", "sgd")[i % 3] for i in range(12)})  # the four of sgd come last
+    panels = {f.title: f for f in workload_figures(many, many["workloads"][0]) if f.small}
+    assert all(layer.hidden for layer in panels["nesterov"].charts[""].layers)
+    assert f"w-{panels['betas'].key}" in pictures(many)
+    assert f"w-{panels['nesterov'].key}" not in pictures(many)
 
 
 def test_a_method_that_never_ran_has_no_place_on_an_axis_of_seconds():

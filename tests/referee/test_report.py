@@ -18,6 +18,7 @@ from downslope.referee.series import median_curve
 from downslope.referee.store import Store
 from downslope.referee.tables import SIGNS
 from downslope.referee.words import number, seconds_text
+from tests.referee.sample import content
 
 NASTY = "<img src=x onerror=alert(1)>&\"'</script>"
 KNOWN = set(
@@ -128,6 +129,43 @@ def test_a_race_that_added_seeds_says_when_it_looked_and_why_it_stopped(result: 
     told = {"looks": [5, 10], "spent": [0.01, 0.04], "stopped": f"{NASTY} stopped after 10 of at most 20 seeds"}
     text = Page(page({**result.content, "sequential": told})).text
     assert f"it was sought after 5 and 10: {NASTY} stopped after 10 of at most 20 seeds." in text
+
+
+def test_where_no_time_was_measured_the_page_does_not_say_so():
+    found = content(["first", "second"], {"adamw": "adamw", "lion": "lion", "wild": "sgd"})
+    timed = Page(page(found)).text
+    for w in found["workloads"]:
+        w["judgement"]["measure"] = "steps"
+        for s in w["standings"]:
+            s |= {"seconds": None, "time": None}
+    counted = Page(page(found)).text
+    said = {
+        "Seconds per step were measured apart": "Not every method was timed on first or second; steps alone count",
+        "mean of time to target": "mean of steps to target",
+        "the fastest method's time": "the fastest method's steps",
+        "Time is steps times seconds per step": "Seconds per step were not measured, so there is no time.",
+    }
+    for by_time, by_steps in said.items():
+        assert (by_time in timed, by_steps in timed) == (True, False)
+        assert (by_time in counted, by_steps in counted) == (False, True)
+
+
+def test_targets_keep_their_digits_and_small_states_their_size():
+    found = content(["w"], {"adamw": "adamw", "lion": "lion"})
+    found["workloads"][0]["workload"]["target"] = 0.12345678
+    found["workloads"][0]["standings"][0]["state_bytes"] = 2100
+    text = Page(page(found)).text
+    assert "made up ≤ 0.12345678" in text
+    assert "target 0.12345678" in text
+    assert "state 2.1 kB" in text
+
+
+def test_over_all_workloads_each_method_can_be_shown():
+    found = content(["a", "b"], {f"m{i}": ("adamw", "lion", "sgd")[i % 3] for i in range(12)})
+    section = page(found).partition('data-section="all"')[2].partition("</section>")[0]
+    assert section.count('class="chip t') == 12
+    assert section.count('aria-pressed="false"') == 4
+    assert "The curves begin with 8 of 12 methods" in section
 
 
 def test_hover_knows_what_was_measured(result: Result):

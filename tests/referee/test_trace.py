@@ -205,6 +205,13 @@ def test_the_picture_shows_paths_settings_and_marks():
     assert len([e for e in root.iter(f"{SVG}path") if e.get("class") == "level"]) >= 10
 
 
+def test_paths_beyond_the_colours_are_dashed():
+    found = trace(BOWL, ["sgd"], trials=2)
+    many = picture(replace(found, paths=found.paths * 12))
+    lines = [e for e in ElementTree.fromstring(many).iter(f"{SVG}polyline") if e.get("stroke")]
+    assert [e.get("stroke-dasharray") is not None for e in lines] == [False] * 10 + [True] * 2
+
+
 def test_settings_are_readable():
     assert settings({"lr": 0.0123456, "nesterov": True, "rectify": False}) == "lr 0.0123, nesterov, no rectify"
     assert settings({}) == "nothing to tune"
