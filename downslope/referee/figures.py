@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from downslope.referee.draw import Axis, Band, Bar, Chart, Dot, Figure, Layer, Line, Rule
+from downslope.referee.raceprofile import measured
 from downslope.referee.series import (
     Curve,
     curve_range,
     leading,
-    measured,
     median_curve,
     method_index,
     pace,
@@ -309,9 +309,10 @@ def profile_figure(content: Content) -> Figure | None:
         hover = tuple((t, v, f"τ = {number(t)}: {percent(v)} of the workloads") for t, v in thin(points, POINTS))
         layers.append(Layer(method_index(content, label), label, (Line(thin(points, 400), stairs=True),), hover))
     y = Axis("workloads solved", 0.0, 1.03, ticks=tuple((v / 4, percent(v / 4)) for v in range(5)))
-    x = Axis(f"τ: times the fastest method's {measured(content)}", taus[0], taus[-1])
+    unit = measured(content["workloads"], content["profile"])
+    x = Axis(f"τ: times the fastest method's {unit}", taus[0], taus[-1])
     caption = (
-        f"The share of workloads that a method solves within τ times the {measured(content)} of the fastest one there. "
+        f"The share of workloads that a method solves within τ times the {unit} of the fastest one there. "
         "The score is the area under this curve, as AlgoPerf defines it: 1 is the fastest everywhere."
     )
     chart = Chart("Performance profile over workloads", x, y, tuple(reversed(layers)))

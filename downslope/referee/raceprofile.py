@@ -8,7 +8,7 @@ from typing import Any
 
 from downslope.referee.profiles import profile
 
-__all__ = ["race_profile"]
+__all__ = ["measured", "race_profile", "scoring"]
 
 SOONEST = 1e-9  # what a target that is reached before the first step counts as: ratios need a time > 0
 
@@ -43,6 +43,16 @@ def race_profile(labels: Sequence[str], workloads: Sequence[Mapping[str, Any]]) 
         "held_out": held_out,
         "measure": {w["name"]: w["judgement"]["measure"] for w in workloads},
     }
+
+
+def scoring(workloads: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The workloads of a race that score: variants beside their base do not."""
+    return [w for w in workloads if w["name"] in profile["workloads"]]
+
+
+def measured(workloads: Sequence[Mapping[str, Any]], profile: Mapping[str, Any]) -> str:
+    """What the workloads that score are judged by: `time`, `steps`, or `time or steps`."""
+    return " or ".join(sorted({w["judgement"]["measure"] for w in scoring(workloads, profile)}, reverse=True))
 
 
 def _value(estimate: Mapping[str, Any] | None) -> float:

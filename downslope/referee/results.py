@@ -17,7 +17,7 @@ from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
 from downslope.referee.looking import Stand, judge_at, needed, sequential_content, stand
 from downslope.referee.plan import Entry, Plan
-from downslope.referee.raceprofile import race_profile
+from downslope.referee.raceprofile import measured, race_profile, scoring
 from downslope.referee.standing import Standing
 from downslope.referee.stored import Kept
 from downslope.referee.survival import waiting_curve
@@ -98,20 +98,19 @@ def build(store: Kept) -> dict[str, Any]:
     found, stands = [], {}
     for entry in plan.workloads if stopped is None else judged(plan, records):
         timing, memory = (store.kept(f"{what}-{entry.name}") or {} for what in ("timing", "memory"))
-        stands[entry.name] = at = stand(store, entry.name)
+        at = stand(store, entry.name)
         if stopped is not None:
-            stands[entry.name] = at = replace(at, seeds=min(at.seeds, stopped["seeds"][entry.name]))
+            at = replace(at, seeds=min(at.seeds, stopped["seeds"][entry.name]))
+        stands[entry.name] = at
         found.append(_workload(plan, records, entry, timing, memory, at))
         found[-1]["verdict"] += "" if stopped is None else f" {stopped['text']}"
     profile = race_profile([m.label for m in plan.methods], found)
-    scored = [w for w in found if w["name"] in profile["workloads"]]
-    placed = _overall(plan, scored, profile["ratios"])
+    placed = _overall(plan, scoring(found, profile), profile["ratios"])
     if len(found) == 1:
         verdict, winner = found[0]["verdict"], found[0]["judgement"]["fastest"]
     else:
-        verdict, winner = _over_all(scored, len(found) - len(scored), placed), placed[0].label
-        verdict += "" if stopped is None else f" {stopped['text']}"
-        winner = winner if placed[0].targets else None
+        verdict = _overall_verdict(found, profile, placed) + ("" if stopped is None else f" {stopped['text']}")
+        winner = placed[0].label if placed[0].targets else None
     return {
         "downslope": plan.version,
         "verdict": verdict,
@@ -195,14 +194,13 @@ def _overall(
     return sorted(placed, key=lambda p: (-p.targets, p.factor or 0.0, order[p.label]))
 
 
-def _over_all(scored: Sequence[Mapping[str, Any]], variants: int, placed: Sequence[Place]) -> str:
-    measures = sorted({w["judgement"]["measure"] for w in scored}, reverse=True)
-    first = placed[0].label
+def _overall_verdict(found: Sequence[Mapping[str, Any]], profile: Mapping[str, Any], placed: Sequence[Place]) -> str:
+    scored, first = scoring(found, profile), placed[0].label
     return overall_sentence(
         [w["name"] for w in scored],
         placed,
-        variants=variants,
-        measure=" or ".join(measures),
+        variants=len(found) - len(scored),
+        measure=measured(found, profile),
         proved=all(w["judgement"]["proved"] and w["judgement"]["fastest"] == first for w in scored),
     )
 

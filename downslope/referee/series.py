@@ -10,7 +10,7 @@ import numpy as np
 
 from downslope.referee.draw import TONES
 
-__all__ = ["Curve", "curve_range", "leading", "measured", "median_curve", "method_index", "pace", "seed_runs", "thin"]
+__all__ = ["Curve", "curve_range", "leading", "median_curve", "method_index", "pace", "seed_runs", "thin"]
 
 Run = Mapping[str, Sequence[float | None]]
 Curve = dict[str, list[float]]
@@ -77,12 +77,6 @@ def pace(w: Mapping[str, Any]) -> dict[str, float] | None:
     if not ran or any(s["seconds"] is None for s in ran):
         return None
     return {s["label"]: s["seconds"]["value"] for s in ran}
-
-
-def measured(content: Mapping[str, Any]) -> str:
-    """What the workloads that score are judged by: `time`, `steps`, or `time or steps`."""
-    scored = [w for w in content["workloads"] if w["name"] in content["profile"]["workloads"]]
-    return " or ".join(sorted({w["judgement"]["measure"] for w in scored}, reverse=True))
 
 
 def curve_range(curves: Sequence[Curve], target: float | None) -> tuple[float, float] | None:

@@ -7,7 +7,8 @@ from html import escape
 from typing import Any
 
 from downslope.referee.draw import TONES
-from downslope.referee.series import measured, method_index
+from downslope.referee.raceprofile import measured
+from downslope.referee.series import method_index
 from downslope.referee.spaces import shown
 from downslope.referee.words import number, percent, seconds_text
 
@@ -190,8 +191,9 @@ def order_table(content: Content) -> str:
             measure = w["judgement"]["measure"]
             row.append(_estimate(s[measure], seconds_text if measure == "time" else number))
         rows.append(row)
+    unit = measured(content["workloads"], profile)
     caption = (
-        f"Targets reached by more than half of the seeds, then the geometric mean of {measured(content)} to target "
+        f"Targets reached by more than half of the seeds, then the geometric mean of {unit} to target "
         "relative to the fastest, then the area under the performance profile. Variants are held out: they only take a "
         "target away."
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -64,6 +66,15 @@ class Server:
     def restart(self, mode: str) -> None:
         self.stop(mode)
         self.start()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Stopped for a while."""
+        self.stop("fast")
+        try:
+            yield
+        finally:
+            self.start()
 
     def remove(self) -> None:
         self.stop("immediate")

@@ -295,12 +295,11 @@ def test_a_server_that_stays_away_is_one_sentence_and_loses_nothing(
         claim = store.claim(trials_only)
         assert claim is not None
         store.finish(claim, record())
-        postgres.stop("fast")
-        try:
-            with pytest.raises(RaceError, match="has not answered for 0 s .*what is stored is kept") as error:
-                store.claims()
-        finally:
-            postgres.start()
+        with (
+            postgres.away(),
+            pytest.raises(RaceError, match="has not answered for 0 s .*what is stored is kept") as error,
+        ):
+            store.claims()
         assert_silent(error.value)
         assert store.records() == {claim.task: record()}
 
@@ -312,16 +311,13 @@ def test_a_worker_that_stops_because_the_server_is_away_waits_for_it_once(
     with Store(tmp_path, plan(), database) as store:
         claim = store.claim(trials_only)
         assert claim is not None
-        postgres.stop("fast")
         slept: list[float] = []
-        try:
+        with postgres.away():
             with pytest.raises(RaceError, match="has not answered"):
                 store.claims()
             monkeypatch.setattr("downslope.referee.server.time.sleep", slept.append)
             store.release(claim)
             store.close()
-        finally:
-            postgres.start()
         assert slept == []
 
 
