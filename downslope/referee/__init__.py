@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from downslope.referee.adapters.huggingface import from_trainer
     from downslope.referee.adapters.lightning import from_lightning
     from downslope.referee.adapters.module import from_module
-    from downslope.referee.errors import RaceError
+    from downslope.referee.errors import LeftToOthers, RaceError
     from downslope.referee.landscapes import Landscape
     from downslope.referee.profiles import Profile, profile
     from downslope.referee.protocol import race
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Landscape",
+    "LeftToOthers",
     "Profile",
     "RaceError",
     "Recipe",
@@ -44,6 +45,7 @@ __all__ = [
 
 _HOMES = {
     "Landscape": "landscapes",
+    "LeftToOthers": "errors",
     "Profile": "profiles",
     "RaceError": "errors",
     "Recipe": "recipe",

@@ -136,6 +136,7 @@ def _workload(
 ) -> dict[str, Any]:
     ranked, judgement = judge_at(at, plan, records, entry, timing, memory)
     mine = {key: r for key, r in records.items() if key.startswith(f"{entry.name}/")}
+    seeds = {f"{entry.name}/{m.label}/seed/{index:03d}" for m in plan.methods for index in range(at.seeds)}
     return {
         "name": entry.name,
         "verdict": workload_sentence(entry, ranked, judgement) + _stages(plan, at),
@@ -146,7 +147,7 @@ def _workload(
         ],
         "judgement": _finite(asdict(judgement)) | {"settled": judgement.settled, "proved": proved_fastest(judgement)},
         "timing": dict(timing),
-        "trials": [{"task": key, **r.to_json()} for key, r in mine.items()],
+        "trials": [{"task": key, "judged": key in seeds, **r.to_json()} for key, r in mine.items()],
     }
 
 
@@ -212,12 +213,10 @@ def _table(content: Mapping[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     fixed = ["steps", "budget", "steps_to_target", "best_metric", "seconds", "state_bytes", "cut", "cause"]
-    judged_by = {w["name"]: len(w["standings"][0]["arrivals"]) for w in content["workloads"]}
     writer.writerow(["workload", "method", "phase", "index", "judged", "seed", *fixed, *hyper])
     for t in trials:
         workload, label, phase, index = t["task"].split("/")
         values = [t["hyper"].get(name, "") for name in hyper]
-        counts = int(phase == "seed" and int(index) < judged_by[workload])
-        cells = [workload, label, phase, int(index), counts, t["seed"], *(t[name] for name in fixed), *values]
+        cells = [workload, label, phase, int(index), int(t["judged"]), t["seed"], *(t[name] for name in fixed), *values]
         writer.writerow(["" if cell is None else cell for cell in cells])
     return out.getvalue()

@@ -41,10 +41,8 @@ def leading(content: Mapping[str, Any], ranked: Sequence[str]) -> list[str]:
 
 def seed_runs(w: Mapping[str, Any], label: str) -> list[dict[str, list[Any]]]:
     """The curves of the judging runs of a method: step, second, metric and loss at each evaluation."""
-    prefix = f"{w['name']}/{label}/seed/"
-    count = next(len(s["arrivals"]) for s in w["standings"] if s["label"] == label)
-    judged = {f"{prefix}{index:03d}" for index in range(count)}
-    curves = [t["curve"] for t in w["trials"] if t["task"] in judged]
+    prefix = f"{w['name']}/{label}/"
+    curves = [t["curve"] for t in w["trials"] if t["judged"] and t["task"].startswith(prefix)]
     names = {"step": "step", "second": "seconds", "metric": "metric", "loss": "loss"}
     return [{name: [p[field] for p in curve] for name, field in names.items()} for curve in curves if curve]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,8 @@ from typer.testing import CliRunner
 
 from downslope import make
 from downslope.cli import app
-from downslope.referee import RaceError, Recipe, Workload, race, worker
+from downslope.referee import LeftToOthers, RaceError, Recipe, Workload, race, worker
 from downslope.referee.clock import QUIET, Clock, Ending, seconds_of, whole_rounds
-from downslope.referee.errors import LeftToOthers
 from downslope.referee.estimate import Estimate, estimate, first_points
 from downslope.referee.plan import read_plan
 from downslope.referee.probe import probe
@@ -182,7 +182,8 @@ def test_a_race_whose_time_is_spent_is_judged_on_whole_rounds_and_goes_on(
     first = race(toy, wall_clock=90.0, events=told.append, **options)
     (w,) = first.content["workloads"]
     assert {s["label"]: len(s["arrivals"]) for s in w["standings"]} == {"adamw": 2, "sgd": 2}
-    assert len(w["trials"]) == 7  # the odd run is stored, and not judged
+    phases = Counter((t["task"].split("/")[2], t["judged"]) for t in w["trials"])
+    assert phases == {("tune", False): 2, ("seed", True): 4, ("seed", False): 1}  # the odd run is stored, not judged
     assert first.content["stopped"]["seeds"] == {"toy": 2}
     assert first.sentence.endswith("The time of 2 min was spent; judged toy by 2 of 4 seeds.")
     assert "was spent; judged toy by" in first.report.read_text()
@@ -198,7 +199,9 @@ def test_a_race_whose_time_is_spent_is_judged_on_whole_rounds_and_goes_on(
     assert "was spent" not in whole.sentence
     assert {len(s["arrivals"]) for s in whole.content["workloads"][0]["standings"]} == {4}
     kept = {t["task"]: t for t in whole.content["workloads"][0]["trials"]}
-    assert all(kept[t["task"]] == t for t in w["trials"])  # nothing was run again
+    ran = [t | {"judged": kept[t["task"]]["judged"]} for t in w["trials"]]
+    assert all(kept[t["task"]] == t for t in ran)  # nothing was run again
+    assert sum(t["judged"] for t in kept.values()) == 8
 
 
 def test_a_race_whose_time_is_spent_in_tuning_says_so_and_goes_on(
