@@ -15,11 +15,13 @@ Paper: Yuan, Liu, Wu, Zhou & Gu, "MARS: Unleashing the Power of Variance Reducti
 2025, arXiv:2411.10438, Algorithms 1 and 2.
 Memory: three tensors like the parameter; one is the last gradient, or in exact mode the last parameter.
 Differs from the paper: the first correction is taken against zero, not against the first gradient (x_0 = x_1), as in
-the authors' code; `variant="paper"` takes the paper's. Parameters that are not matrices follow AdamW without the
-correction, with `lr_1d`, `betas_1d` and `weight_decay_1d`; `optimize_1d=True` corrects all.
+the authors' code; `variant="paper"` takes the paper's. As in the code, the clip is per tensor; the paper writes it for
+the whole vector. Parameters that are not matrices follow AdamW without the correction, with `lr_1d`, `betas_1d` and
+`weight_decay_1d`; `optimize_1d=True` corrects all.
 Differs from the authors' code: the last gradient is kept as a value, where theirs keeps `p.grad` itself and loses the
 correction under `zero_grad(set_to_none=False)`; in exact mode the optimizer runs the closure at the old parameters,
-where their loop looks one batch ahead (the same gradients). MARS-Shampoo is not here.
+where their loop looks one batch ahead (the same gradients). `lr` and `lr_1d` have schedules of their own; theirs scales
+`lr_1d` by the schedule of `lr`. MARS-Shampoo is not here.
 Reduces to: AdamW for gamma = 0 without clipping; with exact gradients, gamma = 1 and no clipping, m is the momentum of
 STORM.
 """

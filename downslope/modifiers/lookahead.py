@@ -9,8 +9,9 @@ Memory: one tensor per parameter.
 
 Differs from the paper: in nothing known.
 Differs from the authors' code: only their default is here, `pullback_momentum="none"`: the inner rule's state is left
-alone. (In their "pullback" the cached momentum is the live buffer itself, so that it scales the momentum by
-alpha (2 - alpha) instead of mixing it with the old one.) k counts the steps in which the parameter had a gradient.
+alone. (In their "pullback" the cached momentum is, after the first pull, the live buffer itself, so that it scales the
+momentum by alpha (2 - alpha) instead of mixing it with the old one.) k counts the steps in which the parameter had a
+gradient.
 Reduces to: the inner rule when alpha = 1 or k is never reached; when k = 1, the inner rule
 at learning rate alpha * lr (where lr multiplies its step and nothing else).
 """

@@ -24,7 +24,7 @@ def remove_radial(u: Tensor, g: Tensor, p: Tensor, delta: Scalar, eps: Scalar) -
         g: the gradient at p.
         p: the weight.
         delta: the weight counts as scale-invariant if all |cos(g, p)| < delta/sqrt(d), d numbers per row.
-        eps: added to the norm of a weight, and the least product of norms in a cosine.
+        eps: added to the norm of a weight, and the least norm of either side in a cosine.
 
     Returns:
         The update, and a 0-d bool tensor that says whether the weight was taken for scale-invariant.

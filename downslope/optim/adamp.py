@@ -10,7 +10,8 @@ Paper: Heo, Chun, Oh, Han, Yun, Kim, Uh & Ha, AdamP: Slowing Down the Slowdown f
 Scale-invariant Weights, ICLR 2021, arXiv:2006.08217.
 Memory: 2 tensors like the parameter.
 Differs from the paper: as the authors' code does, the test is made per output channel first (every channel must pass),
-then for the whole weight; vectors are never projected; Nesterov's form is offered.
+then for the whole weight; vectors are never projected; Nesterov's form is offered. The bias correction, the
+weight decay and its wd_ratio are the code's, the algorithm as printed has none.
 Differs from the authors' code: nothing but rounding (the decay and the step are taken in one subtraction).
 Reduces to: AdamW when δ = 0, and on vectors; Adam when λ = 0 too.
 """

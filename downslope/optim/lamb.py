@@ -9,8 +9,8 @@ The ratio φ(‖x_t‖)/‖u‖ counts as 1 where one of its sides is 0.
 Paper: You, Li, Reddi, Hseu, Kumar, Bhojanapalli, Song, Demmel, Keutzer & Hsieh, Large Batch Optimization for Deep
 Learning: Training BERT in 76 minutes, ICLR 2020, arXiv:1904.00962, algorithm 2.
 Memory: 2 tensors like the parameter.
-Differs from the paper: it leaves open what the ratio is where a side of it is 0. Its first version had no bias
-correction (`bias_correction=False`).
+Differs from the paper: it leaves open what the ratio is where a side of it is 0. Its third
+arXiv version has no bias correction (`bias_correction=False`); the first and the last have it.
 Differs from the authors' code: the paper names TensorFlow Addons' as its implementation; that leaves parameters out by
 patterns of their names, this by their shape (`exclude_vectors`), counts t for the whole model, this per parameter (the
 same when all have a gradient at every step), and has neither φ's bounds (`clamp`) nor a bound of the ratio
@@ -70,7 +70,7 @@ CARD = Card(
 
 
 class ScaleByTrustRatio(Transform):
-    """The update at the size of the weights: φ(‖p‖)/‖u‖ u, per parameter tensor; unchanged where a norm is 0.
+    """The update at the size of the weights: φ(‖p‖)/‖u‖ u, per parameter tensor; the ratio is 1 where a side is 0.
 
     Args:
         clamp: bounds (γ_l, γ_u) of φ; None for φ(z) = z.

@@ -10,10 +10,10 @@ Memory: 1 tensor like the parameter, none without momentum.
 Differs from the paper: ε in the denominator, as in the PyTorch codes (eps=0 is the paper's). Where ‖w‖ or ‖g‖ is 0 the
 gradient goes through unscaled and undecayed, as in apex and solo-learn; Caffe and torchlars add the decay there,
 unscaled. The paper's poly(2) schedule and warm-up are the user's.
-Differs from the authors' code: theirs (Caffe, C++) changed over the years: its last version leaves β out of λ,
-multiplies λ by 1 - μ and decays beside the buffer. This is the paper's form, which has the rate inside the momentum
-buffer; the PyTorch codes have it outside (`lr_in_momentum=False`), the same at a constant rate. TensorFlow's codes
-divide by ‖g + β w‖.
+Differs from the authors' code: theirs (Caffe, C++) had this form when the paper appeared, the rate inside the momentum
+buffer; its last version leaves β out of λ and multiplies λ by 1 - μ. The PyTorch codes have the rate outside the buffer
+(`lr_in_momentum=False`), the same at a constant rate. TensorFlow's contrib code has this λ; SimCLR's divides by
+‖g + β w‖.
 Reduces to: normalised SGD, ‖step‖ = γ η ‖w‖, when μ = β = ε = 0.
 """
 

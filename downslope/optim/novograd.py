@@ -13,7 +13,8 @@ Differs from the paper: v starts at ‖g‖² of the first gradient that is not 
 the first step too.
 Differs from the authors' code: nothing against NVIDIA's PyTorch code (NeMo), which overwrites the gradients, as this
 does not; its luc flag (a layer-wise bound of the rate) is left out. NVIDIA's TensorFlow code (OpenSeq2Seq) has √(v +
-ε); its Jasper example has β2 = 0; apex's FusedNovoGrad normalises after the momentum and is another rule.
+ε) and never stores v, so that it acts with β2 = 0, which the PyTorch Jasper of DeepLearningExamples sets; apex's
+FusedNovoGrad corrects biases and, without reg_inside_moment, normalises after the momentum.
 Reduces to: normalised SGD with momentum, ‖g‖ taken out of every step, when β2 = 0 and ε = d = 0.
 """
 

@@ -11,10 +11,10 @@ Paper: Heo, Chun, Oh, Han, Yun, Kim, Uh & Ha, AdamP: Slowing Down the Slowdown f
 Scale-invariant Weights, ICLR 2021, arXiv:2006.08217.
 Memory: 1 tensor like the parameter.
 Differs from the paper: as the authors' code does, the test is made per output channel first (every channel must pass),
-then for the whole weight; the decay stands beside the momentum and is divided by 1 - μ, so that λ has the strength that
-it has inside a momentum buffer. Without Nesterov the authors' code projects the momentum buffer itself (an update in
-place of a tensor that is the buffer), with Nesterov and in the paper's algorithm it does not; `variant="paper"` never
-does.
+then for the whole weight; the decay stands beside the momentum, with a wd_ratio, and is divided by 1 - μ, so that λ has
+the strength that it has inside a momentum buffer. Without Nesterov the authors' code projects the momentum buffer
+itself (an update in place of a tensor that is the buffer), with Nesterov and in the paper's algorithm it does not;
+`variant="paper"` never does.
 Differs from the authors' code: nothing but rounding (the decay and the step are taken in one subtraction).
 Reduces to: SGD with momentum when δ = 0, λ = 0 and τ = 0. With τ > 0 torch's first step is not dampened, this one is.
 """

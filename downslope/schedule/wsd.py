@@ -9,7 +9,9 @@
 Paper: Wen, Li, Wang, Hall, Liang & Ma, Understanding Warmup-Stable-Decay Learning Rates: A River Valley Loss Landscape
 Perspective, ICLR 2025, arXiv:2410.05192. WSD itself: Hu et al., MiniCPM, 2024, arXiv:2404.06395.
 Memory: none. WSD needs a checkpoint of the stable phase per budget, WSD-S none.
-Differs from the paper: nothing known; the decay is written from the code, the paper's text was not at hand.
+Differs from the paper: nothing known; the decay is written from the code, the paper's text was not at hand (another
+implementation that cites it has the same decay, its share taken of all steps so far). MiniCPM's WSD decays
+exponentially, which is not here.
 Differs from the authors' code: Levanter starts its warm-up at 0 (t/w), ours one step further, so no step has rate 0;
 Levanter gives the first step of an inverse decay the rate of the second (a guard kept from another formula).
 Reduces to: `LinearDecay` with one budget, decay=1 and shape="linear"; a constant as decay goes to 0.
@@ -39,14 +41,14 @@ CARD = Card(
     scope="schedule",
     state="none",
     state_values=0.0,
-    defaults="eta_min a tenth of the peak: Levanter's; decay over 10% of a budget's own steps: its tests'; warm-up off",
+    defaults="eta_min a tenth of the peak, decay over 10% of a budget's own steps: Levanter's llama2_7b; warm-up off",
     tuning={"decay": ("choice", 0.05, 0.1, 0.2)},
     claim="WSD-S beats WSD and cyclic cosine in giving checkpoints for several budgets in one run, 0.1B to 1.2B "
     "parameters",
     evidence="values equal Levanter's but for the two differences in the docstring; on a noisy river valley the loss "
     "drops sharply in every decay and the stable phase makes the progress. The claim on language models is not tested "
     "here",
-    status="partial: written from the authors' code, the paper's text was not at hand",
+    status="partial: equal to the authors' code, the paper's text was not at hand",
     ready=False,
     aliases=("wsd",),
 )

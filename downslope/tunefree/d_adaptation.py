@@ -12,9 +12,10 @@ Paper: Defazio & Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", ICML
 Memory: three tensors per parameter, and two numbers in all. D-Adaptation of SGD is in `d_adaptation_sgd.py`.
 
 Differs from the paper: the formulas above are read from the authors' code (version 3), in which the inner product of r
-is taken in the norm of v_k, before the new gradient enters it; the paper's listing has not been compared line by line.
-`growth_rate` is an addition. d is a lower bound of the distance in the theory of dual averaging; with Adam's running
-means it is not (1.6 times the distance in the largest coordinate was seen on convex problems).
+is taken in the norm of v_k, before the new gradient enters it; the paper's listing, known here from quotations alone,
+has v_{k+1} there (`variant="paper"`). `growth_rate` is an addition. d is a lower bound of the distance in the theory of
+dual averaging; with Adam's running means it is not (1.6 times the distance in the largest coordinate was seen on convex
+problems).
 Differs from the authors' code: p.grad is left as it is under weight decay. Their `layer_scale` is here the lr of the
 group relative to the largest lr of all groups; they refuse groups whose lr differ (other than 0), and do not scale
 decoupled decay by layer_scale. A group with lr 0 stands still, where theirs goes on with its last m and decay.
@@ -62,7 +63,7 @@ CARD = Card(
     claim="matches hand-tuned learning rates on more than a dozen problems without tuning",
     evidence="60 steps equal the authors' code; a small network's loss after 120 steps is within a factor 3 for all d0 "
     "from 1e-8 to 1e-2",
-    status="partial: formulas from the authors' code, the paper's listing not compared",
+    status="partial: formulas from the authors' code, the paper's listing known from quotations alone",
     aliases=("dadapt-adam",),
 )
 
@@ -83,6 +84,7 @@ class ScaleByDAdaptAdam(GlobalTransform):
         growth_rate: the largest factor by which d grows in a step; 1.02 acts as a warm-up.
         decoupled_weight_decay: subtract lr * d * weight_decay * p (AdamW) instead of adding weight_decay * p to g.
         bias_correction: multiply lr by Adam's bias correction.
+        variant: `"code"` divides by the root of v before this gradient in the inner product of r, `"paper"` after it.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -92,6 +94,7 @@ class ScaleByDAdaptAdam(GlobalTransform):
     growth_rate: float = math.inf
     decoupled_weight_decay: bool = False
     bias_correction: bool = False
+    variant: str = "code"
 
     fixed = ("growth_rate",)
     slots = (
@@ -109,6 +112,7 @@ class ScaleByDAdaptAdam(GlobalTransform):
     def check(self) -> None:
         if not self.growth_rate >= 1:
             self.refuse("growth_rate", "a number >= 1, or math.inf", self.growth_rate)
+        self.one_of("variant", "code", "paper")
 
     def rate(self, shared: State, h: Hyper) -> maths.Scalar:
         """lambda_k = d lr, with Adam's bias correction if wanted; lr is the largest of the groups."""
@@ -120,9 +124,10 @@ class ScaleByDAdaptAdam(GlobalTransform):
         b1, b2 = (maths.where(h.lr > 0, b, 1.0) for b in h.betas)  # a group with lr 0 stands still
         c, rate, scale = b2**0.5, self.rate(h.shared, h), ratio(h.lr, h.max_lr)
         g = u if self.decoupled_weight_decay else u + h.weight_decay * p
-        inner = (g * (state.s / (state.exp_avg_sq.sqrt() + h.eps))).sum()
         m = b1 * state.exp_avg + (scale * rate * (1 - b1)) * g
         v = b2 * state.exp_avg_sq + (1 - b2) * g * g
+        known = state.exp_avg_sq if self.variant == "code" else v
+        inner = (g * (state.s / (known.sqrt() + h.eps))).sum()
         s = c * state.s + (rate * (1 - c)) * g
         sums = {"inner": scale * rate * inner, "s_l1": scale * s.abs().sum()}
         return sums, {"exp_avg": m, "exp_avg_sq": v, "s": s}
@@ -159,6 +164,7 @@ class DAdaptAdam(Optimizer):
         growth_rate: the largest factor by which the estimate grows in a step (inf).
         decoupled_weight_decay: AdamW's decay instead of L2 (False).
         bias_correction: Adam's bias correction (False).
+        variant: what the inner product of r is divided by: "code" the root of v_k, "paper" that of v_{k+1} ("code").
         options: `maximize`, `execution`, `seed`; see `ds.Options`.
 
     Raises:
@@ -185,9 +191,12 @@ class DAdaptAdam(Optimizer):
         growth_rate: float = math.inf,
         decoupled_weight_decay: bool = False,
         bias_correction: bool = False,
+        variant: str = "code",
         **options: Unpack[Options],
     ) -> None:
-        scale = ScaleByDAdaptAdam(betas, eps, weight_decay, d0, growth_rate, decoupled_weight_decay, bias_correction)
+        scale = ScaleByDAdaptAdam(
+            betas, eps, weight_decay, d0, growth_rate, decoupled_weight_decay, bias_correction, variant
+        )
         super().__init__(params, chain(scale, Apply()), lr=lr, **options)
 
     @property

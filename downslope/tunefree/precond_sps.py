@@ -21,9 +21,10 @@ Differs from the paper: only its abstract and the authors' code could be read; t
 of the authors' notebooks (ScaledSPS and SANIA), where Adam has no momentum.
 Differs from the authors' code: the norm is summed over all param groups, where theirs takes the last group's; the first
 D is the mean of the first draws alone, where theirs mixes in one draw more with weight 1 - b2; λ enters L1 as in the
-code. The step is 0 where f < f*, and where ‖g‖² is below 1e-13 (there the slack stays too, as in theirs).
-Reduces to: SGD with lr = f / ‖g‖² for preconditioner none. A constant factor in B cancels, so the bias correction of
-Adam's B matters through eps only.
+code. The step is 0 where f < f*, and where ‖g‖² is below 1e-13 (there the slack stays too, as in theirs). `eps` is
+SANIA's; their notebooks of PSPS have 1e-8 for Adam and 1e-10 for AdaGrad.
+Reduces to: SGD with lr = f / ‖g‖² for preconditioner none. Without slack and `max_step` a constant factor in B
+cancels, so that the bias correction of Adam's B matters through eps only.
 """
 
 from __future__ import annotations

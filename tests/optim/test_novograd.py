@@ -95,7 +95,7 @@ def test_steps_do_not_depend_on_the_scale_of_the_loss():
 
 
 def test_trains_the_convnet_and_a_far_too_large_rate_does_bounded_harm():
-    """A step is at most lr/(1 - β1) long, so 60 steps cannot explode; those of SGD, as long as the gradient, do.
+    """A step is at most lr/((1 - β1) √(1 - β2)) long, so 60 steps cannot explode; SGD's, long as the gradient, do.
 
     The range of rates that train well is about as wide as that of SGD here (64-fold on all tiny problems), not wider.
     """

@@ -31,7 +31,8 @@ def run(make, gradients=GRADIENTS):
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("correct", [False, True])
 @pytest.mark.parametrize("growth", [math.inf, 1.3])
-def test_four_steps_by_hand(decoupled, correct, growth):
+@pytest.mark.parametrize("variant", ["code", "paper"])
+def test_four_steps_by_hand(decoupled, correct, growth, variant):
     lr, b1, b2, eps, wd, d = 0.5, 0.8, 0.9, 1e-3, 0.05, 0.1
     x, c = np.array([1.0, -2.0, 3.0]), np.sqrt(b2)
     m, v, s, r, expected = np.zeros(3), np.zeros(3), np.zeros(3), 0.0, []
@@ -39,16 +40,16 @@ def test_four_steps_by_hand(decoupled, correct, growth):
         g = np.concatenate([part.ravel() for part in gs])
         g = g if decoupled else g + wd * x
         rate = d * lr * (np.sqrt(1 - b2 ** (k + 1)) / (1 - b1 ** (k + 1)) if correct else 1.0)
-        r = c * r + (1 - c) * rate * (g * s / (np.sqrt(v) + eps)).sum()
+        before, v = v, b2 * v + (1 - b2) * g**2
+        r = c * r + (1 - c) * rate * (g * s / (np.sqrt(before if variant == "code" else v) + eps)).sum()
         m = b1 * m + (1 - b1) * rate * g
-        v = b2 * v + (1 - b2) * g**2
         s = c * s + (1 - c) * rate * g
         d = max(d, min(r / ((1 - c) * np.abs(s).sum()), growth * d))
         x = x - rate * wd * x if decoupled else x
         x = x - m / (np.sqrt(v) + eps)
         expected.append(d)
     options = {"betas": (b1, b2), "eps": eps, "weight_decay": wd, "d0": 0.1, "growth_rate": growth}
-    options |= {"decoupled_weight_decay": decoupled, "bias_correction": correct}
+    options |= {"decoupled_weight_decay": decoupled, "bias_correction": correct, "variant": variant}
     ours, seen = run(lambda params: ds.DAdaptAdam(params, lr, **options))
     np.testing.assert_allclose(np.concatenate([p.ravel() for p in ours]), x, rtol=1e-13)
     np.testing.assert_allclose(seen, expected, rtol=1e-13)
@@ -101,7 +102,9 @@ def test_groups_scale_relative_to_the_largest_lr_and_stand_still_at_zero():
     assert not np.array_equal(params[0].detach().numpy(), STARTS[0])
 
 
-@pytest.mark.parametrize(("argument", "value"), [("d0", 0.0), ("growth_rate", 0.9), ("growth_rate", math.nan)])
+@pytest.mark.parametrize(
+    ("argument", "value"), [("d0", 0.0), ("growth_rate", 0.9), ("growth_rate", math.nan), ("variant", "b")]
+)
 def test_refuses(argument, value):
     with pytest.raises(ds.ArgumentError, match=f"DAdaptAdam: {argument}"):
         ds.DAdaptAdam(torch.nn.Linear(2, 1), **{argument: value})
