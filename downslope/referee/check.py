@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from downslope.referee.errors import RaceError
 from downslope.referee.plan import Plan
 from downslope.referee.recipe import Catalogue, refuse_unmet_needs
-from downslope.referee.trial import own_randomness
+from downslope.referee.trial import unchanged
 
 __all__ = ["check_methods", "check_workload"]
 
@@ -23,7 +23,7 @@ def check_workload(workload: Any, target: float, goal: str) -> nn.Module:
         RaceError: in one sentence, with file and line where the workload's own code raised.
     """
     name = workload.name
-    with own_randomness():
+    with unchanged():
         torch.manual_seed(0)
         model = _attempt(name, "model", workload.model)
         if not isinstance(model, nn.Module):

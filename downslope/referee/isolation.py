@@ -36,6 +36,8 @@ GRACE = 10.0
 OPEN = 2
 """Workloads that are kept loaded at once; one that is needed again is loaded again."""
 TICK = 0.1
+ADDRESS = "DOWNSLOPE_STORAGE"
+"""The variable that may hold the storage's password: a workload does not get to see it."""
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
@@ -282,7 +284,7 @@ class _Nursery:
                 stderr=self._said.writing,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env={**os.environ, **_ONE_THREAD},
+                env={k: v for k, v in os.environ.items() if k != ADDRESS} | _ONE_THREAD,
             )
         self._said.handed_over()
         self._control = Lines(mine)

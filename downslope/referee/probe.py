@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from downslope.referee.trial import Trainable, own_randomness, train_step
+from downslope.referee.trial import Trainable, train_step, unchanged
 
 __all__ = ["probe"]
 
@@ -31,7 +31,7 @@ def probe(workload: Trainable, makers: Mapping[str, Callable[[Any], Any]]) -> di
     """
     steps: dict[str, float] = {}
     evaluation, begun = 0.0, time.perf_counter()
-    with own_randomness():
+    with unchanged():
         torch.manual_seed(0)
         batches = list(itertools.islice(iter(workload.train), STEPS + 1))
         for label, make in makers.items():

@@ -28,7 +28,7 @@ from downslope.referee.plan import COMPARE, Entry, Plan
 from downslope.referee.recipe import PRUNERS, SAMPLERS, Catalogue, Recipe, entrants
 from downslope.referee.results import Result
 from downslope.referee.store import Store
-from downslope.referee.trial import own_randomness
+from downslope.referee.trial import unchanged
 from downslope.referee.tuning import refuse_idle_pruner, refuse_missing_sampler
 from downslope.referee.verdict import MARGIN
 from downslope.referee.way import Way, check, cores, file_of, load, refuse_crowding
@@ -108,7 +108,8 @@ def race(
 
     A workload given by name or file is loaded, checked and trained in processes of its own (see `docs/referee.md`). One
     given as an object cannot be loaded elsewhere, nor can another catalogue: then everything runs in the caller's
-    process, one trial at a time and without limits, and what a trial changes there the next one sees.
+    process, one trial at a time and without limits; what a trial changes there the next one sees, but for random numbers
+    and the settings of torch (default dtype and device, threads, gradient mode, deterministic algorithms).
 
     Returns:
         The verdict and all numbers behind it; the folder then holds `report.html`, `results.json` and `results.csv`.
@@ -129,7 +130,6 @@ def race(
     recipes = tuple(entrants(methods, known, tuned=not self_tuning))
     most = _check_judging(seeds, until_decided, max_seeds, compare, margin, len(recipes))
     way = Way(jobs=jobs, seconds=trial_seconds, memory=trial_memory, isolated=catalogue is None and supported())
-    threads = torch.get_num_threads()
     with Household([recipe.method for recipe in recipes]) as household:
         items = workload if isinstance(workload, list | tuple) else [workload]
         loaded = [load(item, household, way) for item in items]
@@ -144,7 +144,7 @@ def race(
             budget=float(budget),
             seed=seed,
             version=_version(),
-            threads=min(threads, max(1, cores() // jobs)),
+            threads=min(torch.get_num_threads(), max(1, cores() // jobs)),
             margin=float(margin),
             max_seeds=most,
             compare=compare,
@@ -153,20 +153,17 @@ def race(
         for item, source in loaded:
             check(item, source, plan, known, household)
         where = Path(folder) if folder is not None else Path("races") / _folder_name(plan)
-        try:
-            with own_randomness(), Store(where, plan, storage) as store, Board(store, quiet=quiet) as board:
-                refuse_crowding(jobs, store.plan.threads)
-                torch.set_num_threads(store.plan.threads)
-                with Events(listeners, warnings.warn if quiet else board.say) as told:
-                    told.race_started(store)
-                    found = {item.name: item for item, _ in loaded}
-                    Worker(store, found, known, board, told, household, way, clock).work()
-                    store.copy_out()
-                    result = results.load(store) if storage is None else results.write(store)
-                    told.verdict(result)
-                return result
-        finally:
-            torch.set_num_threads(threads)
+        with unchanged(), Store(where, plan, storage) as store, Board(store, quiet=quiet) as board:
+            refuse_crowding(jobs, store.plan.threads)
+            torch.set_num_threads(store.plan.threads)
+            with Events(listeners, warnings.warn if quiet else board.say) as told:
+                told.race_started(store)
+                found = {item.name: item for item, _ in loaded}
+                Worker(store, found, known, board, told, household, way, clock).work()
+                store.copy_out()
+                result = results.load(store) if storage is None else results.write(store)
+                told.verdict(result)
+            return result
 
 
 def _folder_name(plan: Plan) -> str:

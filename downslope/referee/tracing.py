@@ -27,7 +27,7 @@ from downslope._registry import card, make, signature
 from downslope.referee.errors import RaceError
 from downslope.referee.landscapes import Landscape, landscape
 from downslope.referee.recipe import SUPPLIED, candidates
-from downslope.referee.trial import Broken, own_randomness, train_step
+from downslope.referee.trial import Broken, train_step, unchanged
 
 __all__ = ["RATES", "Path", "Trace", "trace"]
 
@@ -185,7 +185,7 @@ def _space(key: str) -> dict[str, Sequence[Any]]:
 def _best(key: str, ground: Landscape, trials: int, noise: np.ndarray, seed: int) -> Path:
     space = _space(key)
     settings = candidates(space, trials if space else 1, seed)
-    with own_randomness():
+    with unchanged():
         paths = [_walk(key, ground, hyper, noise, seed) for hyper in settings]
     hits = sum(p.arrived is not None for p in paths)
     best = min(paths, key=lambda p: (math.inf if p.arrived is None else p.arrived, p.broken is not None, p.final))

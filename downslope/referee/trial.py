@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from downslope.referee.errors import RaceError
 from downslope.referee.recipe import tuples
 
-__all__ = ["Point", "Progress", "Record", "Trainable", "own_randomness", "run_trial", "train_step"]
+__all__ = ["Point", "Progress", "Record", "Trainable", "run_trial", "train_step", "unchanged"]
+
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, torch.set_default_device),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+)
+"""What a workload may change for the whole process: how to read it and how to set it."""
 
 
 class Trainable(Protocol):
@@ -141,7 +150,7 @@ def run_trial(
         The record; a trial that broke is a record with a cause, never an exception.
     """
     at, opt, cause, reached_at, cut = _Run([], []), None, None, None, None
-    with own_randomness():
+    with unchanged():
         _seed_everything(seed)
         try:
             model = workload.model()
@@ -285,15 +294,19 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def own_randomness() -> Iterator[None]:
-    """Leave the global random numbers of torch, NumPy and Python as they were."""
+def unchanged() -> Iterator[None]:
+    """Leave what is global in this process as it was: random numbers and settings of torch, NumPy and Python."""
     python, numpy = random.getstate(), np.random.get_state()
+    settings = [(write, read, read()) for read, write in _SETTINGS]
     try:
         with torch.random.fork_rng():
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+        for write, read, value in settings:
+            if read() != value:
+                write(value)
 
 
 def _seed_everything(seed: int) -> None:

@@ -162,6 +162,14 @@ def test_what_it_changes_is_gone_with_it(attempt: Attempt):
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_it_does_not_see_the_address_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    teller = tmp_path / "teller.py"
+    teller.write_text("import os\ndef workload(): raise ValueError(os.environ.get('DOWNSLOPE_STORAGE', 'not there'))\n")
+    monkeypatch.setenv("DOWNSLOPE_STORAGE", "postgresql://me:geheimnis42@host/races")
+    with Household([]) as household, pytest.raises(RaceError, match="not there"):
+        household.ask(str(teller), {"do": "card"}, "loaded", threads=1)
+
+
 def test_the_end_of_what_it_prints_is_kept(attempt: Attempt):
     text = attempt("say a lot").output.text()
     first, *_, last, empty = text.split("\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.filterwarnings(  # of MLflow's own use of SQLAlchemy
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
 )
 
+PASSWORD = "geheimnis42"
+
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory, toy: Workload) -> Result:
@@ -29,8 +32,15 @@ def logged(tmp_path_factory: pytest.TempPathFactory, toy: Workload) -> Result:
         patch.setattr(worker, "TIMING", {"seconds": 0.0, "least_turns": 2})
         patch.setenv("WANDB_MODE", "offline")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(sys, "argv", ["downslope", "race", "toy", "--storage", f"postgresql://me:{PASSWORD}@host/races"])
         loggers = ["tensorboard", "wandb", "mlflow"]
         return race(toy, methods=["adamw", "sgd"], trials=1, seeds=1, quiet=True, folder=folder, loggers=loggers)
+
+
+def test_no_logger_keeps_the_command_line_with_the_storages_password(logged: Result):
+    files = [path for path in logged.folder.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert not [path for path in files if PASSWORD.encode() in path.read_bytes()]
 
 
 def curve(result: Result, task: str, what: str = "metric") -> dict[int, float]:

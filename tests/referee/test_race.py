@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from downslope import LinearDecay, make
+from downslope import SGD, LinearDecay, make
 from downslope._registry import card
 from downslope.referee import RaceError, Recipe, Result, Workload, race, worker
 from downslope.referee.isolation import Household
+from downslope.referee.trial import run_trial
 
 HERE = Path(__file__).parent
 COMMAND = [sys.executable, "-m", "downslope.cli", "race"]
@@ -239,6 +240,26 @@ def test_a_race_leaves_threads_and_random_numbers_alone(toy: Workload, tmp_path:
     race(toy, folder=tmp_path / "race", **small | {"seeds": 1, "trials": 1})
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_num_threads() == threads
+
+
+def test_what_a_trial_sets_for_torch_is_gone_with_it(toy: Workload):
+    def settings() -> list[Any]:
+        strict, grads = torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled()
+        return [torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(), strict, grads]
+
+    def meddling() -> torch.nn.Module:
+        model = toy.model()
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_num_threads(3)
+        torch.use_deterministic_algorithms(True)
+        torch.set_grad_enabled(False)
+        return model
+
+    before = settings()
+    record = run_trial(replace(toy, model=meddling), SGD, {"lr": 0.1}, seed=0, steps=2, target=1.0, goal="max")
+    assert record.cause is not None  # it has done all that, and could not train
+    assert settings() == before
 
 
 def test_another_catalogue_may_be_raced(toy: Workload, tmp_path: Path):

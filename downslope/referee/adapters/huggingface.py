@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from downslope.referee.adapters.module import EVALUATIONS, fresh_models
-from downslope.referee.trial import own_randomness
+from downslope.referee.trial import unchanged
 from downslope.referee.workload import Workload, WorkloadError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def from_trainer(
     inner.create_accelerator_and_postprocess()
     inner.accelerator.prepare_model(nn.Identity(), evaluation_mode=True)  # or evaluation would wrap its first model
     inner.callback_handler = CallbackHandler([DefaultFlowCallback()], None, None, None, None)
-    with own_randomness():
+    with unchanged():
         torch.manual_seed(args.seed)  # the sampler keeps the seed that is set when it is made
         train = _Shuffled(inner.get_train_dataloader())
     key = metric if metric.startswith("eval_") else f"eval_{metric}"

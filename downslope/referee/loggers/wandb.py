@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from downslope.referee.errors import RaceError
@@ -39,7 +42,8 @@ class WandB:
         self._settings = self._wandb.Settings(silent=True, console="off", x_disable_stats=True)
         # wandb reads the environment once in a process, maybe before the user has set it.
         mode = mode or os.environ.get("WANDB_MODE")
-        online = (mode or self._wandb.setup().settings.mode) == "online"
+        with _without_arguments():
+            online = (mode or self._wandb.setup().settings.mode) == "online"
         if online and not self._wandb.login(prompt=False, verify=False):
             raise RaceError(
                 "logger 'wandb' has no login on this machine; run `wandb login`, or set WANDB_MODE=offline.",
@@ -75,7 +79,8 @@ class WandB:
 
     def _init(self, **kind: Any) -> Any:
         folder = self._folder or self._race["folder"]
-        return self._wandb.init(**self._where, **kind, dir=folder, reinit="create_new", settings=self._settings)
+        with _without_arguments():
+            return self._wandb.init(**self._where, **kind, dir=folder, reinit="create_new", settings=self._settings)
 
     def _trial(self, event: Event) -> Any:
         run = self._init(
@@ -102,3 +107,14 @@ class WandB:
             for name, value in (("hits", s["hits"]), ("runs", s["runs"]), ("steps", s["steps"]["value"])):
                 run.summary[f"{s['workload']}/{s['method']}/{name}"] = value
         run.finish()
+
+
+@contextlib.contextmanager
+def _without_arguments() -> Iterator[None]:
+    """wandb keeps the command line with every run; the storage's password may be in it."""
+    arguments = sys.argv[1:]
+    del sys.argv[1:]
+    try:
+        yield
+    finally:
+        sys.argv[1:] = arguments
