@@ -1,9 +1,9 @@
 """Compile a C++ source text with the system compiler, keep the library in a private folder of the user, and load it.
 
 A library is kept under a hash of everything that its code depends on: the source, the flags, the compiler, the CPU and
-torch's OpenMP runtime, which the library shares. It ends with its own SHA-256, so that a damaged one is rebuilt, never
-loaded. Folder: `$DOWNSLOPE_CACHE`, else `$XDG_CACHE_HOME/downslope`, else `~/.cache/downslope`; if that cannot be
-written, a temporary one for this process.
+torch's OpenMP runtime, which the library shares. It ends with the seconds that building it took and its own SHA-256,
+so that a damaged one is rebuilt, never loaded. Folder: `$DOWNSLOPE_CACHE`, else `$XDG_CACHE_HOME/downslope`, else
+`~/.cache/downslope`; if that cannot be written, a temporary one for this process.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ import re
 import shlex
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from downslope._checks import refuse
 
-__all__ = ["BuildError", "Compiler", "NoCompiler", "compiler", "load"]
+__all__ = ["BuildError", "Compiler", "NoCompiler", "compiler", "load", "watched"]
 
 # Nothing here may lose NaN or infinity or reorder a sum. Without trapping maths a comparison becomes a vector mask: its
 # result is the same, only the floating-point exception flags, which nobody reads, are not.
@@ -48,8 +50,13 @@ _STALE_SECONDS = 3600
 _KEPT_BYTES = 256 * 2**20
 """The kernels that the folder holds at most, with their sources; those not used for longest go first."""
 
+_MARK = struct.Struct("<16sd")
+_BUILT = b"downslope: built"
+"""After a library's code stand these words and the seconds that building it took; then the SHA-256 of all that."""
+
 _log = logging.getLogger("downslope")
-_loaded: dict[Path, ctypes.CDLL] = {}
+_loaded: dict[Path, Library] = {}
+_watched: list[dict[str, float | None]] = []
 
 
 class BuildError(RuntimeError):
@@ -95,6 +102,24 @@ def compiler() -> Compiler | None:
     return None
 
 
+class Library(NamedTuple):
+    """A loaded library, and the seconds that building it took, whenever that was; None if that is not known."""
+
+    code: ctypes.CDLL
+    seconds: float | None
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[dict[str, float | None]]:
+    """The libraries that are asked for inside, each by its name with the seconds that building it took."""
+    found: dict[str, float | None] = {}
+    _watched.append(found)
+    try:
+        yield found
+    finally:
+        _watched.pop()
+
+
 def load(source: str) -> ctypes.CDLL:
     """The library made of a C++ source, built on the first use of that text on this machine.
 
@@ -108,7 +133,9 @@ def load(source: str) -> ctypes.CDLL:
     library = folder / f"{name}.so"
     if library not in _loaded:
         _loaded[library] = _open(library) or _build(source, name, tool, folder)
-    return _loaded[library]
+    for each in _watched:
+        each[name] = _loaded[library].seconds
+    return _loaded[library].code
 
 
 def _no_compiler() -> str:
@@ -200,7 +227,7 @@ def _check_private(path: Path) -> None:
     )
 
 
-def _open(library: Path) -> ctypes.CDLL | None:
+def _open(library: Path) -> Library | None:
     """Load a library that lies there whole; None if there is none, or a damaged one."""
     try:
         _check_private(library)
@@ -208,15 +235,17 @@ def _open(library: Path) -> ctypes.CDLL | None:
         os.utime(library)  # when it was last used
     except FileNotFoundError:
         return None
-    if hashlib.sha256(content[:-_DIGEST_BYTES]).digest() != content[-_DIGEST_BYTES:]:
+    content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
         return None
     try:
-        return ctypes.CDLL(str(library))
-    except OSError:
+        words, seconds = _MARK.unpack(content[-_MARK.size :])
+        return Library(ctypes.CDLL(str(library)), seconds if words == _BUILT else None)
+    except (OSError, struct.error):
         return None
 
 
-def _build(source: str, name: str, tool: Compiler, folder: Path) -> ctypes.CDLL:
+def _build(source: str, name: str, tool: Compiler, folder: Path) -> Library:
     """Compile in a folder of its own, then move into place: another process sees no library, or a whole one."""
     try:
         work = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
@@ -226,14 +255,16 @@ def _build(source: str, name: str, tool: Compiler, folder: Path) -> ctypes.CDLL:
     text, library = folder / f"{name}.cpp", folder / f"{name}.so"
     try:
         _place(source.encode(), work / "source", text)
+        start = time.perf_counter()
         _compile(tool, text, work / "library")
-        content = (work / "library").read_bytes()
+        seconds = time.perf_counter() - start
+        content = (work / "library").read_bytes() + _MARK.pack(_BUILT, seconds)
         _place(content + hashlib.sha256(content).digest(), work / "checked", library)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         _sweep(folder)
     try:
-        return ctypes.CDLL(str(library))
+        return Library(ctypes.CDLL(str(library)), seconds)
     except OSError as reason:
         raise BuildError(f"the kernel {library} was built but cannot be loaded: {reason}.") from None
 

@@ -222,15 +222,21 @@ def _tuning(content: Content, w: Content) -> Figure:
         for k, ((x, value), (_, low, high)) in enumerate(zip(points, rows, strict=True)):
             shapes += [Line([(x, low), (x, high)], 4.0, 0.3), Dot(x, value, "ring" if value == missed else "dot")]
             found, least, most = ("not reached" if v == missed else f"{v:.0f}" for v in (value, low, high))
-            covers = percent(round(s["best_after"][k]["coverage"], 2))
-            hover.append((x, value, f"after {k + 1}: {found} ({least} to {most}, covers {covers})"))
+            coverage = round(s["best_after"][k]["coverage"], 2)
+            between = f" ({least} to {most}, covers {percent(coverage)})" if coverage else ""
+            hover.append((x, value, f"after {k + 1}: {found}{between}"))
         layers.append(Layer(method_index(content, s["label"]), s["label"], tuple(shapes), tuple(hover)))
     ends = [e[end] for s in w["standings"] for e in s["best_after"] for end in ("value", "high")]
     top = missed * 1.03 if None in ends or not ends else max(ends) * 1.1
     rules = (Rule(budget, "budget: not reached above"),) if None in ends else ()
+    orders = (
+        "over all orders of those that were run (dot), with its interval (bar)"
+        if any(e["coverage"] for s in w["standings"] for e in s["best_after"])
+        else "in the order in which they ran, which here means something, so that there is no interval"
+    )
     caption = (
-        "The best steps to the target after so many trials, over all orders of those that were run (dot), and its "
-        "interval (bar). A method that still falls on the right had too few trials."
+        f"The best steps to the target after so many trials, {orders}. A method that still falls on the right had too "
+        "few trials."
     )
     across = Axis("tuning trials", 0.6, trials + 0.4, ticks=_whole(trials))
     up = Axis("best steps to the target", 0.0, top)

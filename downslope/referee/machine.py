@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
-__all__ = ["git_state", "machine_facts"]
+__all__ = ["Bystanders", "git_state", "machine_facts"]
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -23,7 +25,7 @@ def machine_facts() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": _memory(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
     }
     for package in ("downslope", "torch", "numpy", "optuna"):
@@ -35,6 +37,25 @@ def machine_facts() -> dict[str, Any]:
     facts["git_here"] = git_state(Path.cwd())
     facts["git_downslope"] = git_state(PACKAGE) if (PACKAGE.parent / ".git").exists() else None
     return facts
+
+
+class Bystanders:
+    """How many cores other programs keep busy, from now on."""
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def cores(self) -> float:
+        """The mean until now."""
+        seconds, busy, mine = (now - then for now, then in zip(self._read(), self._start, strict=True))
+        return round(max(0.0, busy - mine) / seconds, 2) if seconds > 0 else 0.0
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        everything, mine = psutil.cpu_times(), psutil.Process().cpu_times()
+        idle = everything.idle + getattr(everything, "iowait", 0.0)
+        counted_twice = getattr(everything, "guest", 0.0) + getattr(everything, "guest_nice", 0.0)
+        return time.perf_counter(), sum(everything) - idle - counted_twice, mine.user + mine.system
 
 
 def git_state(folder: Path) -> str | None:

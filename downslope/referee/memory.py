@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from downslope.referee.trial import Trainable, train_step
 
@@ -26,6 +27,8 @@ _MMAP_THRESHOLD, _EXACT = -3, 65536
 
 def peak_memory(workload: Trainable, make: Callable[[Any], Any]) -> int:
     """Bytes that this process holds at its peak while a model is trained for a few steps, above those before.
+
+    Where the model is on a GPU: those that torch holds there.
 
     For a process that does only this: it changes how memory is allocated.
 
@@ -65,8 +68,14 @@ def _added(workload: Trainable, make: Callable[[Any], Any]) -> int:
     with contextlib.suppress(AttributeError):
         libc.mallopt(_MMAP_THRESHOLD, _EXACT)
     batches = list(itertools.islice(iter(workload.train), STEPS))
-    _train(workload, make, batches[:1])
+    place = _train(workload, make, batches[:1])
     gc.collect()
+    if place.type != "cpu":
+        device = torch.get_device_module(place)
+        start = device.memory_allocated(place)
+        device.reset_peak_memory_stats(place)
+        _train(workload, make, batches)
+        return int(device.max_memory_allocated(place)) - int(start)
     with contextlib.suppress(AttributeError):
         libc.malloc_trim(0)  # give freed memory back, so that it is counted when used again
     start = _resident()
@@ -76,11 +85,13 @@ def _added(workload: Trainable, make: Callable[[Any], Any]) -> int:
     return max(_peak() - start, 0)
 
 
-def _train(workload: Trainable, make: Callable[[Any], Any], batches: Sequence[Any]) -> None:
+def _train(workload: Trainable, make: Callable[[Any], Any], batches: Sequence[Any]) -> torch.device:
+    """Train a new model; returns where it is."""
     model = workload.model()
     opt = make(model)
     for batch in batches:
         train_step(workload, model, opt, batch)
+    return next(model.parameters()).device
 
 
 def _resident() -> int:

@@ -108,8 +108,8 @@ def race(
 
     A workload given by name or file is loaded, checked and trained in processes of its own (see `docs/referee.md`). One
     given as an object cannot be loaded elsewhere, nor can another catalogue: then everything runs in the caller's
-    process, one trial at a time and without limits; what a trial changes there the next one sees, but for random numbers
-    and the settings of torch (default dtype and device, threads, gradient mode, deterministic algorithms).
+    process, one trial at a time and without limits; what a trial changes there the next one sees, but for random
+    numbers and torch's settings (default dtype and device, threads, gradient mode, deterministic algorithms).
 
     Returns:
         The verdict and all numbers behind it; the folder then holds `report.html`, `results.json` and `results.csv`.

@@ -23,6 +23,10 @@ __all__ = ["page", "write"]
 
 Content = Mapping[str, Any]
 ASSETS = Path(__file__).parent / "assets"
+CROWD = 0.1
+"""So many cores that other programs keep busy during a timing are worth a sentence."""
+PLACE = ("system", "processor", "cores", "accelerator", "torch")
+"""The facts of a machine by which seconds per step are told to come from another one."""
 
 WORDS = {
     "better": "reaches the target sooner, and the evidence suffices to say so",
@@ -303,6 +307,13 @@ def _timing(content: Content) -> str:
             f"{percent(test['level'])}, {percent(test['of it for timing'])} is kept for the uncertainty of those "
             f"seconds, and differences of seconds per step below {percent(test['timing floor'])} are not counted."
         )
+    for w in content["workloads"]:
+        name, others, place = escape(w["name"]), w["timing"].get("others"), w["timing"].get("machine") or {}
+        if others and others >= CROWD:
+            said.append(f"Other programs kept {number(others, 2)} cores busy while {name} was timed.")
+        if any(place[fact] != content["machine"].get(fact, place[fact]) for fact in PLACE if fact in place):
+            where = ", ".join(f"{fact} {place[fact]}" for fact in PLACE if fact in place)
+            said.append(f"{name} was timed on another machine than the one above: {escape(where)}.")
     if by_steps:
         said.append(f"Not every method was timed on {escape(listing(by_steps, 'or'))}; steps alone count there.")
     return " ".join(said)

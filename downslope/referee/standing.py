@@ -26,7 +26,8 @@ class Standing:
 
     `arrivals` are the steps to the target of the judging runs, infinite for a miss; the target was looked for every
     `grid` steps. `mean_steps` is their restricted mean, in which a miss counts as the whole budget. `tuned` is None
-    where every tuning trial broke, so that there was nothing to run. `best_after` holds the median of the best steps to
+    where every tuning trial broke, so that there was nothing to run. `build` are the seconds that
+    compiling its kernels took, once on that machine. `best_after` holds the median of the best steps to
     target found after 1, 2, … trials, with its interval; where trials were placed or cut by those before them, the best
     so far in their order. `failures` has why runs broke, `broken` how many of the judging runs did.
     """
@@ -41,6 +42,7 @@ class Standing:
     seconds: Estimate | None = None
     step_alone: float | None = None
     first_step: float | None = None
+    build: float | None = None
     time: Estimate | None = None
     best_metric: float | None = None
     memory: int | None = None
@@ -138,6 +140,7 @@ def _standing(
         seconds=seconds,
         step_alone=median(alone) if alone else None,
         first_step=timing.get("first_step", {}).get(label),
+        build=timing.get("build", {}).get(label),
         time=_product(steps, seconds) if seconds else None,
         best_metric=median(metrics) if metrics else None,
         memory=memory.get(label),

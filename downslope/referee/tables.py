@@ -100,28 +100,31 @@ def standing_table(content: Content, w: Content) -> str:
     for s in w["standings"]:
         alone = "" if s["step_alone"] is None else f"optimizer {seconds_text(s['step_alone'])}"
         state = "" if s["state_bytes"] is None else f"state {_mega(s['state_bytes'])}"
+        built = f"built in {seconds_text(s['build'])}" if s["build"] else ""
         tuned = ", ".join(f"{k}={shown(v)}" for k, v in (s["tuned"] or {}).items())
         rows.append(
             [
                 _name(content, s["label"]),
                 _estimate(s["time"], seconds_text),
-                _estimate(s["steps"], number),
+                _estimate(s["steps"], number, f"mean {number(s['mean_steps'])}"),
                 _cell(f"{s['hits']} of {len(s['arrivals'])}", value=s["hits"]),
                 _estimate(s["seconds"], seconds_text, alone),
-                _cell(escape(seconds_text(s["first_step"])), value=s["first_step"]),
+                _cell(escape(seconds_text(s["first_step"])), small=[built], value=s["first_step"]),
                 _cell(_mega(s["memory"]), small=[state], value=s["memory"]),
                 _tuning(s),
                 _cell(escape(tuned) or ("defaults" if s["tuned"] is not None else "–"), kind="text"),
             ]
         )
     time = (
-        "Time is steps times seconds per step; the first step, with all that is built or compiled in it, stands apart."
+        "Time is steps times seconds per step; the first step stands apart, and so does what compiling a method's "
+        "kernels took, once on that machine."
         if any(s["seconds"] for s in w["standings"])
         else "Seconds per step were not measured, so there is no time."
     )
     caption = (
         "Medians over seeds with their intervals, and what these cover where it is less than 95 %: few seeds give no "
-        f"better. {time} Peak memory is what training added to a fresh process."
+        f"better. The mean of the steps counts a miss as the whole budget. {time} Peak memory is what training added "
+        "to a fresh process, or to the GPU where the model is there."
     )
     return _table(caption, names, rows, text=[0, 8])
 

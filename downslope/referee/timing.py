@@ -6,16 +6,19 @@ slows the machine down for a second then slows all of them; the median over the 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from downslope._engine.build import watched
+from downslope.referee.machine import Bystanders
 from downslope.referee.statistics import Estimate, binomial_below, bootstrap
 from downslope.referee.trial import Trainable, train_step
 
@@ -53,26 +56,32 @@ def measure_seconds(
 
     Returns:
         `{"turns": {label: [whole step, …]}, "step_alone": {label: [optimizer's part, …] or None},
-        "first_step": {label: seconds}, "broken": {label: cause}}`, all per step.
+        "first_step": {label: seconds}, "broken": {label: cause}}`, all per step; `"build"`: the seconds that compiling
+        each method's kernels took, whenever that was (0 without any, None if not known); `"others"`: how many cores
+        other programs kept busy meanwhile.
     """
     least = turns_needed(math.comb(len(runners), 2)) if least_turns is None else least_turns
     batches = list(itertools.islice(iter(workload.train), BATCHES))
     lanes: dict[str, _Lane] = {}
     first: dict[str, float] = {}
+    build: dict[str, float | None] = {}
     broken: dict[str, str] = {}
+    _warm_up(workload, batches)
     for runner in runners:
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 lanes[runner.label] = lane = _Lane(workload, runner, batches)
-                first[runner.label] = lane.take(1)[0]
-                lane.take(WARM_UP)
+                with watched() as kernels:
+                    first[runner.label] = lane.take(1)[0]
+                    lane.take(WARM_UP)
+                build[runner.label] = _sum(kernels.values())
         except Exception as error:
             broken[runner.label] = f"{type(error).__name__}: {error}"
             lanes.pop(runner.label, None)
     whole: dict[str, list[float]] = {label: [] for label in lanes}
     alone: dict[str, list[float]] = {label: [] for label in lanes}
-    start, order = time.perf_counter(), list(lanes)
+    start, order, bystanders = time.perf_counter(), list(lanes), Bystanders()
     for turn in range(most_turns):
         if not order or (turn >= least and time.perf_counter() - start > seconds):
             break
@@ -93,8 +102,21 @@ def measure_seconds(
         "turns": whole,
         "step_alone": {label: None if lanes[label].closed else v for label, v in alone.items()},
         "first_step": first,
+        "build": build,
         "broken": broken,
+        "others": bystanders.cores(),
     }
+
+
+def _warm_up(workload: Trainable, batches: Sequence[Any]) -> None:
+    """One gradient, so that the first method does not pay for what torch does only once."""
+    with contextlib.suppress(Exception), torch.random.fork_rng():  # what breaks here will break each lane, and be told
+        workload.loss(workload.model(), batches[0]).backward()
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    known = list(seconds)
+    return None if None in known else sum(filter(None, known))
 
 
 class _Lane:

@@ -40,7 +40,8 @@ def workload_sentence(entry: Entry, standings: Sequence[Standing], judgement: Ju
     if judgement.fastest is None:
         best = leader.best_metric
         nearest = f"; {leader.label} came nearest with {number(best)}" if best is not None else ""
-        return f"No method reached {goal} on {entry.name} within {entry.steps} steps{nearest}."
+        said = f"No method reached {goal} on {entry.name} within {entry.steps} steps{nearest}."
+        return f"{said} Runs that all missed cannot be told apart."
     reach = _reach(leader)
     hits = f"{leader.hits} of {seeds} {'seed' if seeds == 1 else 'seeds'}"
     if len(standings) == 1:

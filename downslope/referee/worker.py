@@ -266,7 +266,7 @@ class Worker:
             methods = self._tuned(entry)
             self.events.settle()
             self._note(f"{entry.name}: timing {len(methods)} methods in turns")
-            self.store.keep(f"timing-{entry.name}", self._time(entry, methods))
+            self.store.keep(f"timing-{entry.name}", {**self._time(entry, methods), "machine": machine_facts()})
 
     def _conclude(self, claim: Claim) -> None:
         """Measure time and memory with nothing else running, and write the report."""

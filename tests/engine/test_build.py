@@ -1,6 +1,7 @@
 """Building kernels: one build per text, a folder that is the user's alone, one OpenMP runtime, and plain errors."""
 
 import ctypes
+import hashlib
 import logging
 import math
 import os
@@ -54,6 +55,11 @@ def forget():
     build._loaded.clear()
 
 
+def code_of(library):
+    """Without what stands at the end: the time that building took, and the hash."""
+    return library[: -build._DIGEST_BYTES - build._MARK.size]
+
+
 def libraries(folder):
     return sorted(folder.glob("*.so"))
 
@@ -69,6 +75,27 @@ def test_one_build_per_source_and_none_with_a_warm_cache(cache, counted):
     assert counted() == 2
     assert len(libraries(cache)) == 2
     assert libraries(cache)[0].with_suffix(".cpp").read_text().startswith('extern "C"')
+
+
+def test_what_a_library_took_to_build_is_known_whenever_it_was_built(cache):
+    with build.watched() as first:
+        build.load(SOURCE)
+    forget()
+    with build.watched() as later, build.watched() as inner:
+        build.load(SOURCE)
+    ((name, seconds),) = first.items()
+    assert seconds > 0.01  # a compiler was started
+    assert later == inner == first
+    forget()
+    (library,) = libraries(cache)
+    assert library.stem == name
+    code = code_of(library.read_bytes())  # as a version before this one kept it
+    library.unlink()  # the old one is still mapped
+    library.write_bytes(code + hashlib.sha256(code).digest())
+    library.chmod(0o600)
+    with build.watched() as older:
+        assert build.load(SOURCE).answer() == 42
+    assert older == {name: None}
 
 
 def test_flags_compiler_and_cpu_are_part_of_the_name(cache, counted, monkeypatch):
@@ -147,7 +174,7 @@ def test_damaged_library_is_built_again(cache, counted, damage):
     library.chmod(0o600)
     assert build.load(SOURCE).answer() == 42
     assert counted() == 2
-    assert library.read_bytes() == whole
+    assert code_of(library.read_bytes()) == code_of(whole)
 
 
 def test_processes_build_at_the_same_time(cache):

@@ -46,7 +46,9 @@ class FinishedRace:
         if name.startswith("timing"):
             turns = {label: [0.01 + 0.002 * i + 1e-5 * k for k in range(9)] for i, label in enumerate(labels)}
             alone = {label: [0.001] for label in labels}
-            return {"turns": turns, "step_alone": alone, "first_step": dict.fromkeys(labels, 0.5), "broken": {}}
+            found = {"turns": turns, "step_alone": alone, "first_step": dict.fromkeys(labels, 0.5), "broken": {}}
+            elsewhere = {"processor": f"another {self.text}", "cores": 3}
+            return found | {"build": dict.fromkeys(labels, 2.5), "others": 0.7, "machine": elsewhere}
         if name.startswith("memory"):
             return {label: 10_000_000 * (i + 1) for i, label in enumerate(labels)}
         return {"started": "2026-01-01 00:00 +0000", "processor": self.text} if name == "machine" else None

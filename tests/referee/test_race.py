@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -420,6 +421,21 @@ def test_peak_memory_tells_state_from_no_state(tmp_path: Path):
             measured("adamw", lr=-1.0)
 
 
+def test_where_the_model_is_on_a_gpu_its_memory_counts(toy: Workload, monkeypatch: pytest.MonkeyPatch):
+    from downslope.referee import memory
+
+    held = iter([1000, 5000])
+    gpu = SimpleNamespace(
+        memory_allocated=lambda place: next(held),
+        reset_peak_memory_stats=lambda place: None,
+        max_memory_allocated=lambda place: next(held),
+    )
+    train = memory._train
+    monkeypatch.setattr(memory, "_train", lambda *given: (train(*given), torch.device("cuda", 0))[1])
+    monkeypatch.setattr(torch, "get_device_module", {torch.device("cuda", 0): gpu}.__getitem__)
+    assert memory.peak_memory(toy, SGD) == 4000
+
+
 def test_timing_takes_turns(toy: Workload):
     from downslope.referee.timing import TURN, Runner, measure_seconds, ratio_interval, seconds_per_step
 
@@ -442,6 +458,9 @@ def test_timing_takes_turns(toy: Workload):
     assert order[-4 * 2 * TURN :] == (["a"] * TURN + ["b"] * TURN + ["b"] * TURN + ["a"] * TURN) * 2
     assert {label: len(turns) for label, turns in found["turns"].items()} == {"a": 4, "b": 4}
     assert all(0 < alone < whole for alone, whole in zip(found["step_alone"]["a"], found["turns"]["a"], strict=True))
+    assert set(found["build"]) == set(found["first_step"]) == {"a", "b"}
+    assert found["build"]["a"] == found["build"]["b"]  # the same kernels, whoever had them built, and when
+    assert found["others"] >= 0
     estimate = seconds_per_step([0.1, 0.2, 0.3, 0.2, 0.2])
     assert estimate.value == 0.2
     low, high = ratio_interval({"a": [0.2] * 9, "b": [0.1] * 9}, "a", "b", pairs=1, floor=0.03)

@@ -131,6 +131,39 @@ def test_a_race_that_added_seeds_says_when_it_looked_and_why_it_stopped(result: 
     assert f"it was sought after 5 and 10: {NASTY} stopped after 10 of at most 20 seeds." in text
 
 
+def test_what_ran_has_the_machine_and_every_optimizers_manifest():
+    text = Page(page(content(["first", "second"], {"adamw": "adamw", "lion": "lion"}, text=NASTY))).text
+    assert f"processor{NASTY}" in text
+    assert text.count("manifest of adamw") == text.count("manifest of lion") == 2
+    assert "first/adamw/seed/000: " in text
+    assert "Other programs kept 0.7 cores busy while first was timed." in text
+    assert f"first was timed on another machine than the one above: processor another {NASTY}, cores 3." in text
+    assert "built in 2.5 s" in text
+
+
+def test_a_real_race_tells_what_it_ran_on_and_with(result: Result):
+    text = Page(result.report.read_text()).text
+    for fact in ("processor", "system", "python", "torch", "numpy", "git here", "threads", "What each optimizer did"):
+        assert fact in text
+    assert "another machine" not in text
+    manifests = [s["manifest"] for s in result.content["workloads"][0]["standings"] if s["tuned"] is not None]
+    assert len(manifests) > 1
+    assert all(manifest in text for manifest in manifests)
+
+
+def test_a_pruner_says_what_it_cut_and_an_order_that_means_something_has_no_interval():
+    found = content(["first"], {"adamw": "adamw", "lion": "lion"})
+    assert "over all orders of those that were run (dot), with its interval (bar)" in Page(page(found)).text
+    for s in found["workloads"][0]["standings"]:
+        s["tuning_cost"] = {"trials": 5, "steps": 700, "cut": 3, "saved": 1200}
+        s["best_after"] = [e | {"low": e["value"], "high": e["value"], "coverage": 0.0} for e in s["best_after"]]
+    text = page(found)
+    assert "3 cut, 1 200 steps saved" in text.replace("\xa0", " ")
+    assert "in the order in which they ran" in text
+    assert "over all orders" not in text
+    assert "covers 0 %" not in text
+
+
 def test_where_no_time_was_measured_the_page_does_not_say_so():
     found = content(["first", "second"], {"adamw": "adamw", "lion": "lion", "wild": "sgd"})
     timed = Page(page(found)).text

@@ -153,7 +153,8 @@ def test_nobody_arrives():
     judgement = judge(found, "a", {})
     assert judgement.fastest is None
     assert workload_sentence(ENTRY, found, judgement) == (
-        "No method reached accuracy ≥ 0.8 on toy within 500 steps; a came nearest with 0.7."
+        "No method reached accuracy ≥ 0.8 on toy within 500 steps; a came nearest with 0.7. Runs that all missed "
+        "cannot be told apart."
     )
 
 
