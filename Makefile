@@ -11,7 +11,7 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 BENCH_STAMP := $(VENV)/.bench-ready
 
-.PHONY: race bench calibrate gallery test postgres setup check format clean
+.PHONY: race bench calibrate gallery test programs setup check format clean
 
 # Two trials at once where there are two cores. The same command resumes a race that was stopped. The targets are easier than
 # the workloads' own, which three tuning trials would often miss.
@@ -37,12 +37,16 @@ gallery: $(STAMP)
 calibrate: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN)/python -m benchmarks.calibrate $(ARGS)
 
-test: check postgres
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n 2
+test: check programs
+	OMP_NUM_THREADS=1 DOWNSLOPE_SCREENSHOTS=build/screenshots $(RUN)/python -m pytest -q -rs -n 2
 
-# Races on several machines are tested with a real PostgreSQL; where it cannot be installed, those tests skip and say so.
-postgres:
-	@ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 || test "$$(id -u)" != 0 || apt-get install -y -qq postgresql >/dev/null || true
+# Races on several machines are tested with a real PostgreSQL, reports in a real browser; where one of them is missing and
+# cannot be installed, its tests skip and say so.
+programs:
+	@ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 || $(call install,postgresql)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(call install,chromium)
+
+install = test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq $(1) >/dev/null; } || echo "$(1) could not be installed"
 
 check: $(STAMP)
 	$(RUN)/ruff format --check .

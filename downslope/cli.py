@@ -273,7 +273,7 @@ def _print_json(event: dict[str, object]) -> None:
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a finished race.")],
-    png: Annotated[bool, typer.Option("--png", help="Also write the figures as PNG (needs downslope[png]).")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Also write the figures as PNG (needs the extra png).")] = False,
 ) -> None:
     """Rebuild the report of a race from its folder; nothing in the folder is executed."""
     with _one_sentence():

@@ -31,6 +31,9 @@ ROOMS = {
     "estimator": "Other gradients",
     "search": "Where hyperparameters come from",
 }
+STATUS = (
+    "A method is `proved` when its four proofs stand ([which](../CONTRIBUTING.md)), else `partial`: its page says why."
+)
 MARKS = ("<!-- methods: made by tools/pages.py -->", "<!-- end of methods -->")
 WORKLOAD_MARKS = ("<!-- workloads: made by tools/pages.py -->", "<!-- end of workloads -->")
 
@@ -147,7 +150,7 @@ def wanted() -> dict[Path, str]:
     """All generated files and what they must say."""
     cards = find("*")
     files = {ROOT / "docs" / "methods" / c.room / f"{c.key}.md": page(c) for c in cards}
-    files[ROOT / "docs" / "methods.md"] = f"# Methods\n\n{table(cards, '')}"
+    files[ROOT / "docs" / "methods.md"] = f"# Methods\n\n{STATUS}\n\n{table(cards, '')}"
     files[ROOT / "downslope" / "__init__.pyi"] = stub(cards)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     files[ROOT / "README.md"] = between(readme, MARKS, table(cards, "docs/"))

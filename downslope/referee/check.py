@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from downslope.referee.errors import RaceError
 from downslope.referee.plan import Plan
 from downslope.referee.recipe import Catalogue, refuse_unmet_needs
-from downslope.referee.trial import unchanged
+from downslope.referee.trial import agreed, unchanged
 
 __all__ = ["check_methods", "check_workload"]
 
@@ -44,7 +44,7 @@ def check_workload(workload: Any, target: float, goal: str) -> nn.Module:
         if isinstance(metric, str):
             raise _wrong(name, rule, repr(metric))
         try:
-            value = float(metric)
+            value = agreed(float(metric))
         except (TypeError, ValueError):
             raise _wrong(name, rule, metric) from None
         if value >= target if goal == "max" else value <= target:

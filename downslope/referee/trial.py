@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from downslope.referee.errors import RaceError
 from downslope.referee.recipe import tuples
 
-__all__ = ["Point", "Progress", "Record", "Trainable", "run_trial", "train_step", "unchanged"]
+__all__ = ["Point", "Progress", "Record", "Trainable", "agreed", "run_trial", "train_step", "unchanged"]
 
 _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -256,7 +256,7 @@ def _evaluate(workload: Trainable, model: nn.Module, opt: Any, at: _Run, target:
     """Add a point to the curve; returns the step if the target is reached there."""
     model.eval()
     with torch.no_grad():
-        metric = _agreed(float(workload.metric(model, workload.validation)))
+        metric = agreed(float(workload.metric(model, workload.validation)))
     model.train()
     if not math.isfinite(metric):
         name = _first_non_finite(model, of_grad=False)
@@ -274,7 +274,7 @@ def _falls_short(at: _Run, bar: float, goal: str) -> bool:
     return max(metrics) < bar if goal == "max" else min(metrics) > bar
 
 
-def _agreed(metric: float) -> float:
+def agreed(metric: float) -> float:
     """The metric of rank 0 where a trial trains on several processes: all of them must stop at the same step."""
     if not dist.is_available() or not dist.is_initialized():
         return metric

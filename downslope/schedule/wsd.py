@@ -9,7 +9,7 @@
 Paper: Wen, Li, Wang, Hall, Liang & Ma, Understanding Warmup-Stable-Decay Learning Rates: A River Valley Loss Landscape
 Perspective, ICLR 2025, arXiv:2410.05192. WSD itself: Hu et al., MiniCPM, 2024, arXiv:2404.06395.
 Memory: none. WSD needs a checkpoint of the stable phase per budget, WSD-S none.
-Differs from the paper: nothing known; the decay is written from the code, the paper's text was not at hand (another
+Differs from the paper: nothing known; the decay is written from the code, the paper's text was not read (another
 implementation that cites it has the same decay, its share taken of all steps so far). MiniCPM's WSD decays
 exponentially, which is not here.
 Differs from the authors' code: Levanter starts its warm-up at 0 (t/w), ours one step further, so no step has rate 0;
@@ -48,7 +48,7 @@ CARD = Card(
     evidence="values equal Levanter's but for the two differences in the docstring; on a noisy river valley the loss "
     "drops sharply in every decay and the stable phase makes the progress. The claim on language models is not tested "
     "here",
-    status="partial: equal to the authors' code, the paper's text was not at hand",
+    status="partial: equal to the authors' code, the paper's text was not read",
     ready=False,
     aliases=("wsd",),
 )

@@ -75,7 +75,7 @@ CARD = Card(
     evidence="trajectories equal the authors' class (no preconditioner, Hutchinson, both slacks) over 60 steps; least "
     "squares with features scaled over two decades: fitted in 20 steps (SPS 373), as without scaling; over six decades "
     "Hutchinson's noise drowns the small features and the claim fails, with the exact diagonal it holds",
-    status="partial: the paper's text was not had; Adam and AdaGrad are proved against the authors' notebooks only",
+    status="partial: only the paper's abstract was read; Adam and AdaGrad are proved by notebooks alone",
     aliases=("psps",),
 )
 

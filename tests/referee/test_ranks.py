@@ -86,3 +86,17 @@ def test_several_processes_take_a_file(toy: Workload, tmp_path: Path):
         race(replace(toy, processes=2), methods=["sgd"], folder=tmp_path / "race")
     with pytest.raises(ValueError, match="`processes` must be a whole number above 0; got 0"):
         replace(toy, processes=0)
+
+
+def test_a_race_on_two_processes_is_judged_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANKED", "replicated")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    result = race(RANKED, methods=["sgd"], trials=1, seeds=1, folder=tmp_path / "race", quiet=True)
+    (w,) = result.content["workloads"]
+    (s,) = w["standings"]
+    assert s["hits"] == 1
+    assert w["judgement"]["measure"] == "steps"
+    assert w["timing"]["turns"] == {}
+    assert w["timing"]["broken"] == {"sgd": "not measured: this workload trains on 2 processes"}
+    assert s["memory"] is None
+    assert "Seconds per step were not measured, so there is no time." in result.report.read_text()

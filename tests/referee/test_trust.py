@@ -195,7 +195,7 @@ def test_nothing_of_the_referee_or_of_the_parts_of_optuna_that_it_uses_can_read_
 
     root = Path(downslope.referee.__file__).parent
     words = r"\b(pickle\.|marshal|shelve|joblib|torch\.load\(|JournalStorage|CmaEsSampler|(?<!\.)eval\(|exec\()"
-    found = {path.name: re.findall(words, path.read_text()) for path in root.glob("*.py")}
+    found = {str(path): re.findall(words, path.read_text()) for path in root.rglob("*.py")}
     assert len(found) > 20
     assert not {name: words for name, words in found.items() if words}
 
