@@ -190,14 +190,17 @@ def test_a_plan_is_read_back_as_it_was_written(folder: Path):
 
 
 def test_nothing_of_the_referee_or_of_the_parts_of_optuna_that_it_uses_can_read_a_pickle():
-    """Optuna pickles in its journal storage and in its CMA-ES sampler; the referee uses neither."""
+    """Optuna pickles in its journal storage and in its CMA-ES sampler; the referee uses neither.
+
+    The one reader of pickles is for tables of a wheel with a known hash, and takes numbers alone (test_data.py).
+    """
     import downslope.referee
 
     root = Path(downslope.referee.__file__).parent
     words = r"\b(pickle\.|marshal|shelve|joblib|torch\.load\(|JournalStorage|CmaEsSampler|(?<!\.)eval\(|exec\()"
     found = {str(path): re.findall(words, path.read_text()) for path in root.rglob("*.py")}
     assert len(found) > 20
-    assert not {name: words for name, words in found.items() if words}
+    assert [name for name, words in found.items() if words] == [str(root / "data" / "rtables.py")]
 
 
 def test_a_plan_that_could_not_be_read_again_is_refused_before_anything_is_stored(tmp_path: Path):
