@@ -124,7 +124,8 @@ def test_a_timing_that_failed_at_a_look_is_made_again(toy: Workload, tmp_path: P
     monkeypatch.setattr(worker, "measure_seconds", fails_once)
     content = race(toy, methods=[GOOD, GOOD], folder=tmp_path / "race", **STAGED).content
     assert len(found) == 2
-    assert content["workloads"][0]["timing"] == found[1]
+    timing = content["workloads"][0]["timing"]
+    assert {name: timing[name] for name in found[1]} == found[1]
 
 
 def test_more_looks_than_the_race_has_are_one_sentence(decided: Path, tmp_path: Path):
