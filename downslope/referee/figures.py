@@ -115,7 +115,8 @@ def metric_chart(
         _curve_layer(content, label, curves[label], runs[label] if _thin_lines(runs) else [], what, factors)
         for label in drawn
     ]
-    low, high = curve_range([curves[label] for label in shown], target) or (0.0, 1.0)
+    falling = what == "loss" or entry["goal"] == "min"
+    low, high = curve_range([curves[label] for label in shown], target, falling=falling) or (0.0, 1.0)
     ends = [curves[label]["step"][-1] * paces[label] for label in drawn]
     rules = (Rule(target, f"target {exact(target)}"),) if target is not None else ()
     x = Axis(_unit(factors), 0.0, max(ends, default=1.0) or 1.0)

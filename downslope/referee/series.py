@@ -77,12 +77,12 @@ def pace(w: Mapping[str, Any]) -> dict[str, float] | None:
     return {s["label"]: s["seconds"]["value"] for s in ran}
 
 
-def curve_range(curves: Sequence[Curve], target: float | None) -> tuple[float, float] | None:
+def curve_range(curves: Sequence[Curve], target: float | None, *, falling: bool) -> tuple[float, float] | None:
     """The values worth looking at: from what most methods had after a fifth of their way to the best, and the target.
 
-    The first evaluations lie far off, and would press all that matters into a line.
+    The first evaluations lie far off, and would press all that matters into a line. `falling` says which end is good.
     """
-    ends = [c["median"][-1] for c in curves if c["step"]] if target is None else [target]
+    ends = [] if target is None else [target]
     starts, values = [], []
     for c in curves:
         if c["step"]:
@@ -91,7 +91,6 @@ def curve_range(curves: Sequence[Curve], target: float | None) -> tuple[float, f
             values += late
     if not values:
         return None
-    falling = np.median(starts) >= np.median(ends)
     start = float(np.quantile(starts, 0.8 if falling else 0.2))
     best = min([*values, *ends]) if falling else max([*values, *ends])
     low, high = sorted((start, best))

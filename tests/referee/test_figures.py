@@ -110,14 +110,18 @@ def test_the_frame_shows_what_happens_near_the_target_and_not_the_first_steps():
         steps = list(range(0, 501, 20))
         return {"step": steps, "median": [0.35 + 2.0 * math.exp(-rate * s) for s in steps], "low": [], "high": []}
 
-    low, high = curve_range([curve(0.02), curve(0.03), curve(0.025)], 0.39)
+    low, high = curve_range([curve(0.02), curve(0.03), curve(0.025)], 0.39, falling=True)
     assert low < 0.35
     assert 0.4 < high < 0.8  # 2.35 at the start is far above
     up = [{"step": [0, 50, 100, 200], "median": [0.1, 0.7, 0.8, 0.9], "low": [], "high": []}]
-    low, high = curve_range(up, 0.95)
+    low, high = curve_range(up, 0.95, falling=False)
     assert 0.6 < low < 0.7
     assert high > 0.95
-    assert curve_range([], 0.4) is None
+    assert curve_range([], 0.4, falling=True) is None
+    noisy = [{"step": [0, 10, 20, 30], "median": [3.9, 3.7, 3.5, 3.9], "low": [], "high": []}]
+    low, high = curve_range(noisy, None, falling=True)
+    assert low < 3.5  # the best is in the frame, though the last is worse than the first
+    assert high > 3.7
 
 
 def test_the_loss_starts_where_it_was_first_measured():
