@@ -19,6 +19,7 @@ from downslope.referee.series import (
     thin,
 )
 from downslope.referee.spaces import hyper_figures
+from downslope.referee.tuning import in_any_order
 from downslope.referee.words import exact, number, percent, seconds_text
 
 __all__ = ["metric_chart", "profile_figure", "workload_figures"]
@@ -232,7 +233,7 @@ def _tuning(content: Content, w: Content) -> Figure:
     rules = (Rule(budget, "budget: not reached above"),) if None in ends else ()
     orders = (
         "over all orders of those that were run (dot), with its interval (bar)"
-        if any(e["coverage"] for s in w["standings"] for e in s["best_after"])
+        if in_any_order(content["plan"]["sampler"], content["plan"]["pruner"])
         else "in the order in which they ran, which here means something, so that there is no interval"
     )
     caption = (

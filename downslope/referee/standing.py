@@ -146,7 +146,7 @@ def _standing(
         memory=memory.get(label),
         state_bytes=next((r.state_bytes for r in runs if r.state_bytes is not None), None),
         tuning=tuple(scores),
-        best_after=tuple(best_after(scores) if in_any_order(plan) else _running_best(scores)),
+        best_after=tuple(best_after(scores) if in_any_order(plan.sampler, plan.pruner) else _running_best(scores)),
         tuning_cost=cost(tries),
         failures=_failures(entry.name, label, tries, runs),
         broken=sum(r.cause is not None for r in runs),

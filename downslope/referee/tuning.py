@@ -51,9 +51,9 @@ def waits_for(plan: Plan, task: Task) -> list[str]:
     return [tries[i] for i in _rivals(plan.pruner, task.index)]
 
 
-def in_any_order(plan: Plan) -> bool:
+def in_any_order(sampler: str, pruner: str) -> bool:
     """Whether the order of a method's tuning trials means nothing: none was placed or cut by what came before it."""
-    return plan.pruner == "none" and plan.sampler in ("quasi-random", "random")
+    return pruner == "none" and sampler in ("quasi-random", "random")
 
 
 def cost(tries: Sequence[Record]) -> dict[str, int]:
