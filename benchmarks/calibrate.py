@@ -1,7 +1,7 @@
 """How often the referee's verdicts are wrong, and how often they see what is there: `make calibrate`.
 
-Races with a known truth are judged as real ones are: simulated arrivals (`benchmarks.simulated`) and a tiny network
-that really trains (`benchmarks.tiny`). Prints the share of races with any wrong word, with its interval, against the
+Races with a known truth are judged as real ones are: simulated arrivals (`benchmarks.simulated`) and tiny networks
+that really train (`benchmarks.tiny`). Prints the share of races with any wrong word, with its interval, against the
 level, and the power on a planted difference; writes all of it to a JSON file.
 """
 
@@ -188,23 +188,28 @@ def simulate(races: int, processes: int, only: str) -> dict[str, list[dict[str, 
 
 
 def real(races: int, processes: int) -> list[dict[str, Any]]:
-    """Races of a method against itself on a network that really trains.
+    """Races of a method against itself on networks that really train.
 
-    The races of two methods at five seeds are of fresh runs, each used once. All their runs together are then the pool
+    On each, the races of two methods at five seeds are of fresh runs, each used once. All its runs are then the pool
     from which the sequential races and those of several methods are drawn.
     """
+    return [each for name in tiny.TINY for each in _real(name, races, processes)]
+
+
+def _real(name: str, races: int, processes: int) -> list[dict[str, Any]]:
     each = 2 * 5
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        runs = [t for some in pool.starmap(tiny.arrivals, [(each * i, each) for i in range(races)]) for t in some]
+        runs = [t for some in pool.starmap(tiny.arrivals, [(name, each * i, each) for i in range(races)]) for t in some]
     found: list[dict[str, Any]] = []
-    for name, ratios, most in (
-        ("tiny network, fresh runs", TIED, None),
-        ("tiny network, resampled", TIED, 20),
-        ("tiny network, three methods, resampled", (1.0,) * 3, None),
-        ("tiny network, six methods, resampled", (1.0,) * 6, None),
+    for what, ratios, most in (
+        ("fresh runs", TIED, None),
+        ("resampled", TIED, 20),
+        ("three methods, resampled", (1.0,) * 3, None),
+        ("six methods, resampled", (1.0,) * 6, None),
     ):
-        setting = Setting(name=name, ratios=ratios, seeds=5, max_seeds=most, grid=1, spread=math.nan, timed=False)
-        rng = None if "fresh" in name else np.random.default_rng(len(found))
+        title = f"{name}, {what}"
+        setting = Setting(name=title, ratios=ratios, seeds=5, max_seeds=most, grid=1, spread=math.nan, timed=False)
+        rng = None if what == "fresh runs" else np.random.default_rng(len(found))
         found.append(row(setting, (tiny.race(setting, runs, rng, i) for i in range(races))))
         found[-1]["setting"]["spread"] = float(np.std(np.log([t for t in runs if math.isfinite(t)])))
         show(found[-1])
@@ -239,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--races", type=int, default=1000, help="simulated races of each setting (default 1000)")
     parser.add_argument("--quick", action="store_true", help="200 simulated races of each setting")
     parser.add_argument("--processes", type=int, default=2, help="processes at once (default 2)")
-    parser.add_argument("--real-races", type=int, default=200, help="races of a real network (default 200; 0: none)")
+    parser.add_argument("--real-races", type=int, default=200, help="races of each real network (default 200; 0: none)")
     parser.add_argument("--only", default="", help="simulated settings whose name holds this text; 'none' for none")
     parser.add_argument("--out", type=Path, help="a JSON file for the results; rows of other settings in it stay")
     chosen = parser.parse_args(arguments)
