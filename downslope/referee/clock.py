@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from downslope.referee.board import duration
 from downslope.referee.errors import RaceError, refuse
-from downslope.referee.plan import Entry, Plan
+from downslope.referee.plan import Entry, Plan, task_key
 from downslope.referee.schema import Claim
 
 __all__ = ["STOPPED", "Clock", "Ending", "cut_short", "judged", "seconds_of", "whole_rounds"]
@@ -78,7 +78,7 @@ def seconds_of(text: str) -> float:
 def whole_rounds(plan: Plan, records: Mapping[str, Any], workload: str) -> int:
     """How many seeds every method has run on a workload, counted from the first."""
     rounds = 0
-    while all(f"{workload}/{m.label}/seed/{rounds:03d}" in records for m in plan.methods):
+    while all(task_key(workload, m.label, "seed", rounds) in records for m in plan.methods):
         rounds += 1
     return rounds
 

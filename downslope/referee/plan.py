@@ -15,7 +15,7 @@ from downslope.referee.recipe import Recipe, candidates, known_beforehand, tuple
 from downslope.referee.sequential import Look, look_key, looks
 from downslope.referee.trust import check_fields, check_names, check_size, check_texts
 
-__all__ = ["COMPARE", "Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan"]
+__all__ = ["COMPARE", "Entry", "Plan", "Task", "derive_seed", "plan_from", "read_plan", "task_key"]
 
 FORMAT = 3
 COMPARE = ("pairs", "baseline")
@@ -157,8 +157,13 @@ class Plan:
         return None
 
 
+def task_key(workload: str, label: str, phase: str, index: int) -> str:
+    """The name of a run in its race: of its claim, its record and its file."""
+    return f"{workload}/{label}/{phase}/{index:03d}"
+
+
 def _task(w: Entry, m: Recipe, phase: str, index: int, seed: int, hyper: dict[str, Any] | None) -> Task:
-    key = f"{w.name}/{m.label}/{phase}/{index:03d}"
+    key = task_key(w.name, m.label, phase, index)
     return Task(key=key, workload=w.name, label=m.label, phase=phase, index=index, seed=seed, hyper=hyper)
 
 

@@ -16,7 +16,7 @@ from downslope.referee.clock import STOPPED, cut_short, judged
 from downslope.referee.errors import RaceError
 from downslope.referee.files import guard, write_json, write_text
 from downslope.referee.looking import Stand, judge_at, needed, sequential_content, stand
-from downslope.referee.plan import Entry, Plan
+from downslope.referee.plan import Entry, Plan, task_key
 from downslope.referee.raceprofile import measured, race_profile, scoring
 from downslope.referee.standing import Standing
 from downslope.referee.stored import Kept
@@ -136,7 +136,7 @@ def _workload(
 ) -> dict[str, Any]:
     ranked, judgement = judge_at(at, plan, records, entry, timing, memory)
     mine = {key: r for key, r in records.items() if key.startswith(f"{entry.name}/")}
-    seeds = {f"{entry.name}/{m.label}/seed/{index:03d}" for m in plan.methods for index in range(at.seeds)}
+    seeds = {task_key(entry.name, m.label, "seed", index) for m in plan.methods for index in range(at.seeds)}
     return {
         "name": entry.name,
         "verdict": workload_sentence(entry, ranked, judgement) + _stages(plan, at),

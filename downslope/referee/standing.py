@@ -9,7 +9,7 @@ from itertools import accumulate
 from statistics import median
 from typing import Any
 
-from downslope.referee.plan import Entry, Plan
+from downslope.referee.plan import Entry, Plan, task_key
 from downslope.referee.statistics import Estimate, best_after
 from downslope.referee.survival import median_interval, restricted_mean
 from downslope.referee.timing import seconds_per_step
@@ -26,10 +26,10 @@ class Standing:
 
     `arrivals` are the steps to the target of the judging runs, infinite for a miss; the target was looked for every
     `grid` steps. `mean_steps` is their restricted mean, in which a miss counts as the whole budget. `tuned` is None
-    where every tuning trial broke, so that there was nothing to run. `build` are the seconds that
-    compiling its kernels took, once on that machine. `best_after` holds the median of the best steps to
-    target found after 1, 2, … trials, with its interval; where trials were placed or cut by those before them, the best
-    so far in their order. `failures` has why runs broke, `broken` how many of the judging runs did.
+    where every tuning trial broke, so that there was nothing to run. `build` are the seconds that compiling its kernels
+    took, once on that machine. `best_after` holds the median of the best steps to target found after 1, 2, … trials,
+    with its interval; where trials were placed or cut by those before them, the best so far in their order. `failures`
+    has why runs broke, `broken` how many of the judging runs did.
     """
 
     label: str
@@ -85,11 +85,11 @@ def chosen(plan: Plan, records: Mapping[str, Record], workload: str, label: str)
     sign = -1 if entry.goal == "max" else 1
     best: tuple[float, float, int] | None = None
     for i in range(plan.trials):
-        record = records[f"{workload}/{label}/tune/{i:03d}"]
+        record = records[task_key(workload, label, "tune", i)]
         if record.cause is None and record.best_metric is not None:
             key = (score(record, target=entry.target, goal=entry.goal), sign * record.best_metric, i)
             best = key if best is None else min(best, key)
-    return None if best is None else records[f"{workload}/{label}/tune/{best[2]:03d}"].hyper
+    return None if best is None else records[task_key(workload, label, "tune", best[2])].hyper
 
 
 def standings(
@@ -118,9 +118,9 @@ def _standing(
     memory: Mapping[str, Any],
     seeds: int,
 ) -> Standing:
-    runs = [records[f"{entry.name}/{label}/seed/{i:03d}"] for i in range(seeds)]
+    runs = [records[task_key(entry.name, label, "seed", i)] for i in range(seeds)]
     tuned = plan.trials if plan.tuned_on(entry.name) == entry.name else 0
-    tries = [records[f"{entry.name}/{label}/tune/{i:03d}"] for i in range(tuned)]
+    tries = [records[task_key(entry.name, label, "tune", i)] for i in range(tuned)]
     arrivals = [float(r.steps_to_target) if r.steps_to_target is not None else math.inf for r in runs]
     capped, reached = [min(t, entry.steps) for t in arrivals], [math.isfinite(t) for t in arrivals]
     steps = median_interval(capped, reached)

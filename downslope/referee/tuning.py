@@ -25,7 +25,7 @@ from typing import Any
 import optuna
 
 from downslope.referee.errors import refuse
-from downslope.referee.plan import Entry, Plan, Task, derive_seed
+from downslope.referee.plan import Entry, Plan, Task, derive_seed, task_key
 from downslope.referee.recipe import Range, rounded, tuples
 from downslope.referee.translate import distribution, plain, score
 from downslope.referee.trial import Record
@@ -43,7 +43,7 @@ RUN_OUT = 4
 
 def waits_for(plan: Plan, task: Task) -> list[str]:
     """The runs that must be done before a run may start."""
-    tries = [f"{plan.tuned_on(task.workload)}/{task.label}/tune/{i:03d}" for i in range(plan.trials)]
+    tries = [task_key(plan.tuned_on(task.workload), task.label, "tune", i) for i in range(plan.trials)]
     if task.phase == "seed":
         return tries
     if task.hyper is None:
@@ -146,7 +146,7 @@ def bars(plan: Plan, records: Mapping[str, Record], task: Task) -> dict[int, flo
         return {}
     entry = plan.entry(task.workload)
     sign = 1.0 if entry.goal == "max" else -1.0
-    earlier = [records[f"{task.workload}/{task.label}/tune/{i:03d}"] for i in _rivals(plan.pruner, task.index)]
+    earlier = [records[task_key(task.workload, task.label, "tune", i)] for i in _rivals(plan.pruner, task.index)]
     found: dict[int, float] = {}
     for step in _rungs(plan.pruner, task.index, entry.steps, entry.evaluate_every):
         here = [r for r in earlier if plan.pruner == "median" or r.cut is None or r.cut >= step]

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from downslope.cli import app
 from downslope.referee import RaceError, race
 from downslope.referee.address import Address
-from downslope.referee.schema import TASKS, WORKERS, may_begin, swap
+from downslope.referee.schema import TASKS, WORKERS, Claim, may_begin, swap
 from downslope.referee.server import ServerHome
 from downslope.referee.store import REPORT, Store, TakenOver
 from tests.referee.postgres import PASSWORD, Server, missing
@@ -287,38 +287,41 @@ def test_a_server_that_restarts_is_waited_for(
             assert not other._home.is_gone(other.worker)
 
 
-def test_a_server_that_stays_away_is_one_sentence_and_loses_nothing(
-    postgres: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def impatient(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Claim]]:
+    """A store that soon gives a server up, and a trial that it has."""
     monkeypatch.setattr("downslope.referee.server.PATIENCE", 0.3)
     with Store(tmp_path, plan(), database) as store:
         claim = store.claim(trials_only)
         assert claim is not None
-        store.finish(claim, record())
-        with (
-            postgres.away(),
-            pytest.raises(RaceError, match="has not answered for 0 s .*what is stored is kept") as error,
-        ):
-            store.claims()
-        assert_silent(error.value)
-        assert store.records() == {claim.task: record()}
+        yield store, claim
+
+
+def test_a_server_that_stays_away_is_one_sentence_and_loses_nothing(postgres: Server, impatient: tuple[Store, Claim]):
+    store, claim = impatient
+    store.finish(claim, record())
+    with (
+        postgres.away(),
+        pytest.raises(RaceError, match="has not answered for 0 s .*what is stored is kept") as error,
+    ):
+        store.claims()
+    assert_silent(error.value)
+    assert store.records() == {claim.task: record()}
 
 
 def test_a_worker_that_stops_because_the_server_is_away_waits_for_it_once(
-    postgres: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: Server, impatient: tuple[Store, Claim], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("downslope.referee.server.PATIENCE", 0.3)
-    with Store(tmp_path, plan(), database) as store:
-        claim = store.claim(trials_only)
-        assert claim is not None
-        slept: list[float] = []
-        with postgres.away():
-            with pytest.raises(RaceError, match="has not answered"):
-                store.claims()
-            monkeypatch.setattr("downslope.referee.server.time.sleep", slept.append)
+    store, claim = impatient
+    slept: list[float] = []
+    with postgres.away():
+        with pytest.raises(RaceError, match="has not answered"):
+            store.claims()
+        with monkeypatch.context() as patch:
+            patch.setattr("downslope.referee.server.time.sleep", slept.append)
             store.release(claim)
             store.close()
-        assert slept == []
+    assert slept == []
 
 
 def test_an_answer_lost_on_the_way_is_not_a_change_made_twice(database: str, tmp_path: Path):
